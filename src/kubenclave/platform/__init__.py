@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine underneath: Linux with SGX, or the simulated platform."""

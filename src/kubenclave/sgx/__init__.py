@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SGX formats and arithmetic: bytes in, values out."""
