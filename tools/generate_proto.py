@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make the Python modules of src/kubenclave/_proto from its .proto files.
 
-``python tools/generate_proto.py`` writes them; ``--check`` writes nothing and exits with 1 when what is checked
-in is not what the .proto files give. The generators are those of the development environment.
+``python tools/generate_proto.py`` writes them; ``--check`` writes nothing and exits with 1 when what is
+checked in is not what the .proto files give. The generators are those of the development environment.
 """
 
 import argparse
@@ -30,9 +30,7 @@ def generate(out: Path) -> None:
         ([f"--grpclib_python_out={out}"], services),
     ):
         if files:
-            subprocess.run(
-                [*protoc, *options, *files], check=True, env={**os.environ, "PATH": search}, cwd=SOURCE
-            )
+            subprocess.run([*protoc, *options, *files], check=True, env={**os.environ, "PATH": search}, cwd=SOURCE)
 
 
 def contents(base: Path) -> dict[str, bytes]:
