@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP endpoint of a node daemon: a handful of GET routes over a Unix socket, or TCP where wanted.
+
+One request per connection; head sizes, connections and time are bounded, so that nobody who may connect can hold
+the daemon up.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import h11
+
+from kubenclave.node import sockets
+
+Route = Callable[[], tuple[int, str, bytes]]
+"""Returns status, content type and body; must not block."""
+
+MAX_HEAD: Final = 8192
+MAX_CONNECTIONS: Final = 32
+DEADLINE: Final = 5.0
+
+_TEXT: Final = "text/plain; charset=utf-8"
+
+
+class HealthServer:
+    """Serves ``routes``; ``deadline`` is the time in seconds a connection may take altogether."""
+
+    def __init__(
+        self, routes: Mapping[str, Route], *, max_connections: int = MAX_CONNECTIONS, deadline: float = DEADLINE
+    ) -> None:
+        self._routes = dict(routes)
+        self._free = max_connections
+        self._deadline = deadline
+
+    @asynccontextmanager
+    async def on_unix_socket(self, path: Path, mode: int = 0o660) -> AsyncIterator[None]:
+        """Serve at ``path`` inside the block. Raises PlatformError where no socket can be made."""
+        listener = sockets.listen(path, mode)
+        who = sockets.identity(path)
+        server = await asyncio.start_unix_server(self._connected, sock=listener, limit=MAX_HEAD)
+        try:
+            yield
+        finally:
+            server.close()
+            sockets.remove(path, who)
+
+    @asynccontextmanager
+    async def on_tcp(self, host: str, port: int) -> AsyncIterator[int]:
+        """Serve at ``host`` inside the block; yields the port, which is a free one if ``port`` is 0."""
+        server = await asyncio.start_server(self._connected, host, port, limit=MAX_HEAD)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if self._free:
+                self._free -= 1
+                try:
+                    async with asyncio.timeout(self._deadline):
+                        await self._exchange(reader, writer)
+                finally:
+                    self._free += 1
+        except (OSError, TimeoutError):
+            writer.transport.abort()
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        head_only = False
+        try:
+            request = await _request(connection, reader)
+        except h11.RemoteProtocolError as error:
+            status, kind, body = error.error_status_hint, _TEXT, b"not a proper request\n"
+        else:
+            if request is None:
+                return
+            head_only = request.method == b"HEAD"
+            status, kind, body = self._answer(request.method, request.target)
+        head = h11.Response(
+            status_code=status,
+            headers=[("Content-Type", kind), ("Content-Length", str(len(body))), ("Connection", "close")],
+        )
+        writer.write(connection.send(head) or b"")
+        if not head_only:
+            writer.write(connection.send(h11.Data(body)) or b"")
+        await writer.drain()
+
+    def _answer(self, method: bytes, target: bytes) -> tuple[int, str, bytes]:
+        route = self._routes.get(target.partition(b"?")[0].decode("ascii", "replace"))
+        if route is None:
+            known = " ".join(self._routes)
+            return 404, _TEXT, f"no such path; there are {known}\n".encode()
+        if method not in (b"GET", b"HEAD"):
+            return 405, _TEXT, b"only GET and HEAD\n"
+        return route()
+
+
+async def _request(connection: h11.Connection, reader: asyncio.StreamReader) -> h11.Request | None:
+    """Return the request's head, None when the peer has gone. Raises RemoteProtocolError for anything else."""
+    while True:
+        event = connection.next_event()
+        if isinstance(event, h11.Request):
+            return event
+        if event is not h11.NEED_DATA:
+            return None
+        connection.receive_data(await reader.read(MAX_HEAD))
