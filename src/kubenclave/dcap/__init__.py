@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DCAP: is a quote genuine and current (verify), and is it what was wanted (appraise)?"""
+"""DCAP: whether a quote is genuine and current (verify), and whether it is what was wanted (appraise)."""

@@ -116,6 +116,11 @@ class ReportBody:
             reserved=(reserved1, reserved2, reserved3, reserved4),
         )
 
+    @property
+    def debug(self) -> bool:
+        """Whether the enclave's memory can be read from outside."""
+        return self.attributes.debug
+
     def build(self) -> bytes:
         """Return the 384 bytes. Raises FormatError when a field has the wrong size."""
         fields: dict[str, Any] = {name: getattr(self, name, None) for name in REPORT_BODY.names}

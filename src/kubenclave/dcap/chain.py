@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Certificates and revocation lists under a given root (Intel's PKI: a root, two PCK CAs, a TCB signer).
+
+Nothing here looks at a clock: each function checks what holds for ever (names, roles, signatures) and hands out the
+validity periods, so that results can be kept and judged again by the ``now`` of a later call.
+
+The general path builder of the cryptography library is not used: these chains have a fixed shape, each certificate a
+fixed role, and its one call could not be split into what may be kept and what may not.
+"""
+
+import contextlib
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
+
+from kubenclave.dcap.anchor import TrustAnchor, uncompressed_point
+from kubenclave.dcap.cache import Cache
+from kubenclave.dcap.pckext import SGX_EXTENSION, PckCa, PckExtension
+from kubenclave.errors import TrustError
+
+ECDSA_SHA256: Final = ec.ECDSA(hashes.SHA256())
+MAX_CHAIN_SIZE: Final = 64 * 1024
+_REQUIRED: Final = (
+    x509.AuthorityKeyIdentifier,
+    x509.CRLDistributionPoints,
+    x509.SubjectKeyIdentifier,
+    x509.KeyUsage,
+    x509.BasicConstraints,
+)
+_UNDERSTOOD_WHEN_CRITICAL: Final = frozenset({x509.KeyUsage.oid, x509.BasicConstraints.oid})
+_CA_NAMES: Final = {"Intel SGX PCK Processor CA": PckCa.PROCESSOR, "Intel SGX PCK Platform CA": PckCa.PLATFORM}
+
+
+@dataclass(frozen=True, slots=True)
+class Dated:
+    """Something that is valid from ``not_before`` to ``not_after``, both included.
+
+    ``is_collateral`` marks the short-lived documents for which a grace period may be granted: no certificate.
+    """
+
+    what: str
+    not_before: dt.datetime
+    not_after: dt.datetime
+    is_collateral: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate whose key is P-256."""
+
+    raw: x509.Certificate = field(repr=False)
+    key: ec.EllipticCurvePublicKey = field(repr=False)
+    point: bytes
+    dated: Dated
+
+
+@dataclass(frozen=True, slots=True)
+class PckChain:
+    """A PCK leaf and its CA, both under the root."""
+
+    leaf: Certificate
+    ca: Certificate
+    ca_kind: PckCa
+    extension: PckExtension
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationList:
+    """A CRL that its issuer signed."""
+
+    raw: x509.CertificateRevocationList = field(repr=False)
+    dated: Dated
+
+    def refuse(self, certificate: Certificate, code: str) -> None:
+        """Raise TrustError when the certificate is on the list, whatever date stands there.
+
+        Intel dates every entry with the list itself, so the date says nothing about when trust ended.
+        """
+        if self.raw.get_revoked_certificate_by_serial_number(certificate.raw.serial_number) is not None:
+            raise TrustError(
+                f"{certificate.dated.what} is revoked",
+                code=code,
+                field=certificate.dated.what,
+                expected=f"not on {self.dated.what}",
+                found=f"serial number {certificate.raw.serial_number:x}",
+                hint="the platform's owner must have it certified anew after a TCB recovery",
+            )
+
+
+@contextlib.contextmanager
+def malformed_as(what: str, code: str) -> Iterator[None]:
+    """Turn whatever the X.509 library says of garbage (some of it only on a closer look) into one TrustError."""
+    try:
+        yield
+    except (ValueError, TypeError, x509.DuplicateExtension, x509.ExtensionNotFound, UnsupportedAlgorithm) as error:
+        raise TrustError(f"{what} cannot be read", code=code, found=str(error)[:200] or type(error).__name__) from None
+
+
+def load_chain(pem: bytes, what: str, code: str) -> list[x509.Certificate]:
+    """Read a PEM chain. Raises TrustError with that code when it is none, or longer than any real one."""
+    if len(pem) > MAX_CHAIN_SIZE:
+        raise TrustError(
+            f"{what} is too long", code=code, expected=f"{MAX_CHAIN_SIZE} bytes at most", found=f"{len(pem)} bytes"
+        )
+    with malformed_as(what, code):
+        return x509.load_pem_x509_certificates(pem)
+
+
+def verify_pck_chain(pem: bytes, anchor: TrustAnchor, cache: Cache) -> PckChain:
+    """Check leaf, PCK CA and (where present) root, in whatever order, and read the leaf's SGX extension.
+
+    Raises TrustError; of an extension that cannot be read, FormatError with code ``pck.extension``.
+    """
+    what, certificates = "PCK certificate chain", load_chain(pem, "PCK certificate chain", "pck.malformed")
+    with malformed_as(what, "pck.malformed"):
+        return _verify_pck_chain(certificates, anchor, cache)
+
+
+def _verify_pck_chain(certificates: Sequence[x509.Certificate], anchor: TrustAnchor, cache: Cache) -> PckChain:
+    leaf, issuers = _pick_leaf(certificates)
+    ca_kind = _CA_NAMES.get(_common_name(leaf.issuer))
+    if ca_kind is None:
+        raise _wrong_role("PCK certificate", "pck.role", "an issuer named " + " or ".join(_CA_NAMES), leaf.issuer)
+    ca = next((certificate for certificate in issuers if certificate.subject == leaf.issuer), None)
+    if ca is None:
+        raise _shape("PCK certificate chain", "pck.chain", "the CA that issued the leaf", len(certificates))
+    rest = [certificate for certificate in issuers if certificate is not ca]
+    _check_root(rest, anchor, "PCK certificate", "pck")
+    # A fleet has many leaves under two CAs.
+    checked_ca = cache.get_or_check(
+        ("PCK CA", ca.fingerprint(hashes.SHA256()), anchor.point),
+        lambda: verify_pck_ca(ca, anchor, "PCK CA certificate"),
+    )
+    checked_leaf = _certificate(leaf, "PCK certificate", "pck", is_ca=False)
+    _verify_issued(checked_leaf, checked_ca.key, "pck.signature")
+    extension = leaf.extensions.get_extension_for_oid(SGX_EXTENSION).value
+    assert isinstance(extension, x509.UnrecognizedExtension)
+    return PckChain(checked_leaf, checked_ca, ca_kind, PckExtension.parse(extension.value, ca_kind))
+
+
+def verify_pck_ca(ca: x509.Certificate, anchor: TrustAnchor, what: str) -> Certificate:
+    """Check that a certificate is a PCK CA which the root issued. Raises TrustError."""
+    if _common_name(ca.subject) not in _CA_NAMES:
+        raise _wrong_role(what, "pck-ca.role", " or ".join(_CA_NAMES), ca.subject)
+    return _issued_by_anchor(ca, anchor, what, "pck-ca", is_ca=True)
+
+
+def verify_issuer_chain(pem: bytes, anchor: TrustAnchor, what: str) -> Certificate:
+    """Check the chain of a PCK CRL's issuer: PCK CA and (where present) root. Raises TrustError."""
+    with malformed_as(f"{what} chain", "pck-ca.malformed"):
+        ca, rest = _pick_signer(load_chain(pem, f"{what} chain", "pck-ca.malformed"), anchor)
+        _check_root(rest, anchor, what, "pck-ca")
+        return verify_pck_ca(ca, anchor, what)
+
+
+def verify_tcb_signer(pem: bytes, anchor: TrustAnchor, what: str) -> Certificate:
+    """Check the chain of a document's signer: TCB Signing issued by the root itself, not a CA. Raises TrustError."""
+    with malformed_as(f"{what} chain", "tcb-signer.malformed"):
+        signer, rest = _pick_signer(load_chain(pem, f"{what} chain", "tcb-signer.malformed"), anchor)
+        if "SGX TCB Signing" not in _common_name(signer.subject):
+            raise _wrong_role(what, "tcb-signer.role", "a subject named Intel SGX TCB Signing", signer.subject)
+        _check_root(rest, anchor, what, "tcb-signer")
+        return _issued_by_anchor(signer, anchor, what, "tcb-signer", is_ca=False)
+
+
+def _pick_signer(
+    certificates: Sequence[x509.Certificate], anchor: TrustAnchor
+) -> tuple[x509.Certificate, list[x509.Certificate]]:
+    """Return the first certificate that is not the root, and the others."""
+    signer = next((each for each in certificates if each.subject != anchor.name), certificates[0])
+    return signer, [each for each in certificates if each is not signer]
+
+
+def verify_crl(der: bytes, what: str, issuer_name: x509.Name, issuer_key: ec.EllipticCurvePublicKey) -> RevocationList:
+    """Check a CRL against the issuer it has to come from. Raises TrustError; the codes begin with ``crl``."""
+    with malformed_as(what, "crl.malformed"):
+        return _verify_crl(x509.load_der_x509_crl(der), what, issuer_name, issuer_key)
+
+
+def _verify_crl(
+    crl: x509.CertificateRevocationList, what: str, issuer_name: x509.Name, issuer_key: ec.EllipticCurvePublicKey
+) -> RevocationList:
+    if crl.issuer != issuer_name:
+        raise TrustError(
+            f"{what} comes from somebody else",
+            code="crl.issuer",
+            expected=issuer_name.rfc4514_string(),
+            found=crl.issuer.rfc4514_string(),
+        )
+    present = {extension.oid for extension in crl.extensions}
+    unknown = [extension.oid.dotted_string for extension in crl.extensions if extension.critical]
+    if unknown or not {x509.CRLNumber.oid, x509.AuthorityKeyIdentifier.oid} <= present or crl.next_update_utc is None:
+        raise TrustError(
+            f"{what} is not of the kind Intel issues",
+            code="crl.extensions",
+            expected="CRL number, authority key identifier, next update and no critical extension",
+            found=", ".join(sorted(oid.dotted_string for oid in present)) or "no extension",
+        )
+    if crl.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
+        raise _bad_signature(what, "crl.signature")
+    verify_signature(issuer_key, crl.signature, crl.tbs_certlist_bytes, what, "crl.signature")
+    return RevocationList(crl, Dated(what, crl.last_update_utc, crl.next_update_utc, is_collateral=True))
+
+
+def verify_signature(key: ec.EllipticCurvePublicKey, signature: bytes, message: bytes, what: str, code: str) -> None:
+    """Check a DER-encoded ECDSA signature with SHA-256. Raises TrustError with that code."""
+    try:
+        key.verify(signature, message, ECDSA_SHA256)
+    except InvalidSignature:
+        raise _bad_signature(what, code) from None
+
+
+def verify_raw_signature(
+    key: ec.EllipticCurvePublicKey, signature: bytes, message: bytes, what: str, code: str
+) -> None:
+    """Check a 64-byte r‖s signature (big-endian, each 1 to n-1) with SHA-256. Raises TrustError with that code.
+
+    n-s is as good as s to ECDSA: signature bytes identify nothing.
+    """
+    encoded = utils.encode_dss_signature(int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big"))
+    verify_signature(key, encoded, message, what, code)
+
+
+def _pick_leaf(certificates: Sequence[x509.Certificate]) -> tuple[x509.Certificate, list[x509.Certificate]]:
+    """Find the PCK leaf by its name; real quotes carry the chain in more than one order."""
+    leaves = [c for c in certificates if "SGX PCK Certificate" in _common_name(c.subject)]
+    if len(leaves) != 1 or len(certificates) > 3:
+        raise _shape("PCK certificate chain", "pck.chain", "one PCK leaf, its CA and the root", len(certificates))
+    return leaves[0], [c for c in certificates if c is not leaves[0]]
+
+
+def _check_root(rest: Sequence[x509.Certificate], anchor: TrustAnchor, what: str, code: str) -> None:
+    """Refuse a root that came along and is not ours: it is decoration, but the sender means another root."""
+    if len(rest) > 1:
+        raise _shape(f"chain of {what}", f"{code}.chain", "the certificate and the root, nothing else", len(rest) + 1)
+    for root in rest:
+        key = _p256(root)
+        if key is None or root.subject != anchor.name or uncompressed_point(key) != anchor.point:
+            raise TrustError(
+                f"chain of {what} ends in a root that is not trusted",
+                code=f"{code}.untrusted-root",
+                expected=f"the root {anchor.name.rfc4514_string()} with key {anchor.point.hex()[2:18]}...",
+                found=f"{root.subject.rfc4514_string()}"
+                + (f" with key {uncompressed_point(key).hex()[2:18]}..." if key else ""),
+                hint="for a simulated platform pass its own root certificate (--root)",
+            )
+
+
+def _issued_by_anchor(
+    certificate: x509.Certificate, anchor: TrustAnchor, what: str, code: str, *, is_ca: bool
+) -> Certificate:
+    checked = _certificate(certificate, what, code, is_ca=is_ca)
+    if certificate.issuer != anchor.name:
+        raise _wrong_role(what, f"{code}.untrusted-root", "issued by the root", certificate.issuer)
+    _verify_issued(checked, anchor.key, f"{code}.signature")
+    return checked
+
+
+def _certificate(certificate: x509.Certificate, what: str, code: str, *, is_ca: bool) -> Certificate:
+    """Check what a certificate says it may do. Raises TrustError."""
+    key = _p256(certificate)
+    if key is None:
+        raise TrustError(f"{what} has the wrong kind of key", code=f"{code}.key", expected="P-256", found="another")
+    extensions = certificate.extensions
+    present = {extension.oid for extension in extensions}
+    required = {kind.oid for kind in _REQUIRED} | ({SGX_EXTENSION} if code == "pck" else set())
+    unknown = {each.oid for each in extensions if each.critical} - _UNDERSTOOD_WHEN_CRITICAL
+    if required - present or unknown:
+        raise TrustError(
+            f"{what} has the wrong extensions",
+            code=f"{code}.extensions",
+            expected=", ".join(sorted(oid.dotted_string for oid in required)),
+            found=", ".join(sorted(oid.dotted_string for oid in present | unknown)),
+        )
+    constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
+    usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    if constraints.ca is not is_ca or not (usage.key_cert_sign if is_ca else usage.digital_signature):
+        raise TrustError(
+            f"{what} has the wrong role",
+            code=f"{code}.role",
+            expected="a CA that may sign certificates" if is_ca else "no CA, may sign documents",
+            found=f"CA:{constraints.ca}, {usage}",
+        )
+    dated = Dated(what, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+    return Certificate(certificate, key, uncompressed_point(key), dated)
+
+
+def _verify_issued(certificate: Certificate, issuer_key: ec.EllipticCurvePublicKey, code: str) -> None:
+    what, raw = certificate.dated.what, certificate.raw
+    if raw.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
+        raise _bad_signature(what, code)
+    verify_signature(issuer_key, raw.signature, raw.tbs_certificate_bytes, what, code)
+
+
+def _p256(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey | None:
+    try:
+        key = certificate.public_key()
+    except ValueError:  # a point that is not on the curve, an algorithm nobody knows
+        return None
+    return key if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1) else None
+
+
+def _common_name(name: x509.Name) -> str:
+    names = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if len(names) == 1 else ""
+
+
+def _shape(what: str, code: str, expected: str, count: int) -> TrustError:
+    return TrustError(f"{what} has the wrong shape", code=code, expected=expected, found=f"{count} certificates")
+
+
+def _wrong_role(what: str, code: str, expected: str, name: x509.Name) -> TrustError:
+    return TrustError(f"{what} has the wrong role", code=code, expected=expected, found=name.rfc4514_string()[:200])
+
+
+def _bad_signature(what: str, code: str) -> TrustError:
+    return TrustError(f"signature of {what} is not good", code=code)

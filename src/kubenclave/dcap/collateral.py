@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Collateral: everything beside the quote that a verdict rests on, as its signers wrote it.
+
+The JSON form is the flat object that several verifiers exchange: three PEM chains, two CRLs in hex, and TCB info and
+QE identity as the exact signed text (a string) beside their signatures (hex of r‖s, 64 bytes).
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Self
+
+from kubenclave.errors import FormatError
+
+MAX_SIZE: Final = 4 * 1024 * 1024  # real ones are 10 to 30 kB
+_HEX: Final = frozenset({"root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature"})
+
+
+@dataclass(frozen=True, slots=True)
+class Collateral:
+    """Raw signed bytes; nothing in here is verified. CRLs are DER, chains PEM, signatures 64 bytes r‖s."""
+
+    pck_crl_issuer_chain: bytes
+    root_ca_crl: bytes
+    pck_crl: bytes
+    tcb_info_issuer_chain: bytes
+    tcb_info: bytes
+    tcb_info_signature: bytes
+    qe_identity_issuer_chain: bytes
+    qe_identity: bytes
+    qe_identity_signature: bytes
+    digest: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Lengths go in, so that no two different collaterals share a digest by moving a boundary.
+        hashing = hashlib.sha256()
+        for name in _NAMES:
+            value: bytes = getattr(self, name)
+            hashing.update(len(value).to_bytes(8, "big"))
+            hashing.update(value)
+        object.__setattr__(self, "digest", hashing.digest())
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read the flat JSON object. Unknown keys are left alone, duplicate ones refused.
+
+        Raises FormatError (codes ``json.*`` and ``collateral.*``) and nothing else.
+        """
+        document = load_json(text, "collateral")
+        if not isinstance(document, dict):
+            raise _malformed("collateral", "a JSON object", type(document).__name__)
+        return cls(**{name: _member(document, name) for name in _NAMES})
+
+    def to_json(self) -> str:
+        """Return the flat JSON object, indented."""
+        values: dict[str, str] = {}
+        for name in _NAMES:
+            value: bytes = getattr(self, name)
+            values[name] = value.hex() if name in _HEX else value.decode("utf-8", "surrogateescape")
+        return json.dumps(values, indent=2)
+
+
+_NAMES: Final = tuple(each.name for each in fields(Collateral) if each.init)
+
+
+def load_json(text: str | bytes, what: str) -> Any:
+    """Read JSON without what different readers read differently: duplicate keys, NaN, endless depth or size.
+
+    Raises FormatError (codes ``json.*``) and nothing else.
+    """
+    if len(text) > MAX_SIZE:
+        raise FormatError(
+            f"{what} is too large",
+            code="json.size",
+            expected=f"{MAX_SIZE} bytes at most",
+            found=f"{len(text)} bytes",
+        )
+    try:
+        decoded = text if isinstance(text, str) else text.decode()
+        return json.loads(decoded, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except _DuplicateKeyError as error:
+        raise FormatError(f"{what} has a duplicate key", code="json.duplicate-key", field=str(error)[:64]) from None
+    except RecursionError:
+        raise FormatError(f"{what} is nested too deeply", code="json.depth") from None
+    except ValueError as error:
+        raise FormatError(f"{what} is not JSON", code="json.malformed", found=str(error)[:200]) from None
+
+
+class _DuplicateKeyError(Exception):
+    """Carries the key; not a ValueError, so that it is told apart from malformed text."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _DuplicateKeyError(next(key for key in keys if keys.count(key) > 1))
+    return members
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _member(document: dict[str, Any], name: str) -> bytes:
+    if name not in document:
+        raise _malformed(name, "present", "absent")
+    value = document[name]
+    if not isinstance(value, str):
+        raise _malformed(name, "a string", type(value).__name__)
+    if name not in _HEX:
+        try:
+            return value.encode()
+        except UnicodeEncodeError:
+            raise _malformed(name, "Unicode text", "a lone surrogate") from None
+    try:
+        data = bytes.fromhex(value)
+    except ValueError:
+        raise _malformed(name, "hexadecimal digits", "something else") from None
+    if 2 * len(data) != len(value):  # fromhex skips white space
+        raise _malformed(name, "hexadecimal digits", "white space")
+    if name.endswith("_signature") and len(data) != 64:
+        raise _malformed(name, "64 bytes r‖s", f"{len(data)} bytes")
+    return data
+
+
+def _malformed(field_name: str, expected: str, found: str) -> FormatError:
+    return FormatError(
+        "not collateral",
+        code="collateral.malformed",
+        field=field_name,
+        expected=expected,
+        found=found,
+        hint="kubenclave collateral show FILE says what a file holds",
+    )

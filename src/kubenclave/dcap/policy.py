@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy: which enclaves a relying party wants, and on what terms. A small document in JSON or TOML.
+
+Everything strict is the default. Every member that relaxes is named ``dangerously_...`` and shows in the result.
+"""
+
+import datetime as dt
+import tomllib
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from kubenclave.dcap.collateral import load_json
+from kubenclave.dcap.tcb import TcbStatus
+from kubenclave.errors import FormatError
+from kubenclave.sgx.attributes import AttributeFlags
+
+_U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+_NEVER_ASKED_FOR: Final = AttributeFlags.PROVISION_KEY | AttributeFlags.EINITTOKEN_KEY
+
+
+class Hex(bytes):
+    """Bytes that stand in a document as hexadecimal digits."""
+
+    __slots__ = ()
+
+
+class EnclaveRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One enclave (or trust domain) that is wanted.
+
+    Either ``mr_enclave`` (32 bytes), or ``mr_signer`` (32 bytes) with ``isv_prod_id`` and ``min_isv_svn``: a signer
+    alone vouches for everything it ever signed, old versions included. For TDX ``mr_td`` (48 bytes).
+    Members that are given must all hold.
+    """
+
+    name: str = ""
+    mr_enclave: Hex | None = None
+    mr_signer: Hex | None = None
+    isv_prod_id: _U16 | None = None
+    min_isv_svn: _U16 | None = None
+    mr_td: Hex | None = None
+
+
+class MaskedBits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bits that must have a value: (found & mask) == value."""
+
+    mask: Hex
+    value: Hex
+
+
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a relying party accepts.
+
+    - ``enclaves``: any one of them.
+    - ``tcb_statuses``: accepted statuses in Intel's spelling; Revoked is never accepted.
+    - ``refused_advisories``: advisory ids that must not apply to the platform.
+    - ``attributes`` (16 bytes: FLAGS, XFRM) and ``misc_select`` (4 bytes) in memory order, as masked bits.
+    - ``report_data``: up to 64 bytes, zeros behind them; compared whole.
+    - ``max_collateral_age_days``: how old TCB info and QE identity may be, counted from their issue date.
+    - ``min_tcb_evaluation_data_number``: oldest generation of collateral.
+    """
+
+    version: Literal[1]
+    name: str = ""
+    enclaves: Annotated[tuple[EnclaveRule, ...], msgspec.Meta(min_length=1)]
+    tcb_statuses: Annotated[tuple[TcbStatus, ...], msgspec.Meta(min_length=1)] = (TcbStatus.UP_TO_DATE,)
+    refused_advisories: tuple[str, ...] = ()
+    attributes: MaskedBits | None = None
+    misc_select: MaskedBits | None = None
+    report_data: Hex | None = None
+    max_collateral_age_days: _Count | None = None
+    min_tcb_evaluation_data_number: _Count = 0
+    dangerously_allow_debug: bool = False
+    dangerously_allow_provision_key: bool = False
+    dangerously_accept_expired_collateral_days: Annotated[int, msgspec.Meta(ge=0, le=3650)] = 0
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Policy":
+        """Read a JSON document. Raises FormatError (codes ``json.*`` and ``policy.malformed``)."""
+        return _checked(load_json(text, "policy"))
+
+    @classmethod
+    def from_toml(cls, text: str) -> "Policy":
+        """Read a TOML document. Raises FormatError (code ``policy.malformed``)."""
+        try:
+            return _checked(tomllib.loads(text))
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise _malformed(f"not TOML: {error}") from None
+
+    @property
+    def forbidden_flags(self) -> AttributeFlags:
+        """FLAGS bits that no accepted enclave may have."""
+        forbidden = AttributeFlags(0)
+        if not self.dangerously_allow_provision_key:
+            forbidden |= _NEVER_ASKED_FOR
+        return forbidden
+
+    @property
+    def grace(self) -> dt.timedelta:
+        """How long collateral may be overdue."""
+        return dt.timedelta(days=self.dangerously_accept_expired_collateral_days)
+
+    @property
+    def expected_report_data(self) -> bytes | None:
+        """The 64 bytes that report data has to be, or None when the policy does not say."""
+        return None if self.report_data is None else bytes(self.report_data).ljust(64, b"\0")
+
+
+def _checked(document: Any) -> Policy:
+    try:
+        policy = msgspec.convert(document, Policy, dec_hook=_decode_hex)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise _malformed(str(error)) from None
+    for number, rule in enumerate(policy.enclaves):
+        _check_rule(rule, f"enclaves[{number}]")
+    if TcbStatus.REVOKED in policy.tcb_statuses:
+        raise _malformed("tcb_statuses: Revoked cannot be accepted")
+    sizes = [("report_data", policy.report_data, range(65))]
+    for name, bits, size in (("attributes", policy.attributes, 16), ("misc_select", policy.misc_select, 4)):
+        if bits is not None:
+            sizes += [
+                (f"{name}.mask", bits.mask, range(size, size + 1)),
+                (f"{name}.value", bits.value, range(size, size + 1)),
+            ]
+    for name, value, allowed in sizes:
+        if value is not None and len(value) not in allowed:
+            raise _malformed(f"{name}: {len(value)} bytes, expected {allowed[-1]}")
+    return policy
+
+
+def _check_rule(rule: EnclaveRule, where: str) -> None:
+    for name, value, size in (
+        ("mr_enclave", rule.mr_enclave, 32),
+        ("mr_signer", rule.mr_signer, 32),
+        ("mr_td", rule.mr_td, 48),
+    ):
+        if value is not None and len(value) != size:
+            raise _malformed(f"{where}.{name}: {len(value)} bytes, expected {size}")
+    by_signer = rule.mr_signer is not None and rule.isv_prod_id is not None and rule.min_isv_svn is not None
+    if rule.mr_td is not None and (rule.mr_enclave is not None or rule.mr_signer is not None):
+        raise _malformed(f"{where}: mr_td belongs to TDX, mr_enclave and mr_signer to SGX")
+    if rule.mr_enclave is None and rule.mr_td is None and not by_signer:
+        raise _malformed(f"{where}: needs mr_enclave, or mr_signer with isv_prod_id and min_isv_svn, or mr_td")
+
+
+def _decode_hex(kind: type, value: Any) -> Any:
+    if kind is Hex and isinstance(value, str):
+        return Hex(bytes.fromhex(value))
+    raise ValueError(f"expected a string of hexadecimal digits, found {type(value).__name__}")
+
+
+def _malformed(found: str) -> FormatError:
+    return FormatError(
+        "not a policy", code="policy.malformed", found=found, hint="docs/policy.md lists every member of a policy"
+    )

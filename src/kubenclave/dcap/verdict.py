@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public call: verify, then appraise, and everything a relying party may want to know of the outcome."""
+
+import datetime as dt
+import functools
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kubenclave.dcap.anchor import TrustAnchor, intel_root
+from kubenclave.dcap.appraise import default_findings, policy_findings, report_data_findings
+from kubenclave.dcap.cache import Cache
+from kubenclave.dcap.collateral import Collateral
+from kubenclave.dcap.documents import TcbLevel
+from kubenclave.dcap.policy import Policy
+from kubenclave.dcap.tcb import TcbStatus
+from kubenclave.dcap.verify import Verified, verify
+from kubenclave.errors import Finding, PolicyError, UsageError
+from kubenclave.sgx.quote import Quote
+from kubenclave.sgx.report import ReportBody
+
+_SHARED_CACHE: Final = Cache()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuoteVerdict:
+    """A quote that was accepted. ``appraised`` is False when no policy said which enclave was wanted.
+
+    ``relaxations`` names every strictness that was given up and mattered; an empty tuple means none.
+    """
+
+    verified: Verified
+    appraised: bool
+    policy_name: str | None
+    report_data_checked: bool
+    relaxations: tuple[str, ...]
+
+    @property
+    def quote(self) -> Quote:
+        """The parsed quote."""
+        return self.verified.quote
+
+    @property
+    def tcb_status(self) -> TcbStatus:
+        """Converged status, in Intel's spelling."""
+        return self.verified.evaluation.status
+
+    @property
+    def advisories(self) -> tuple[str, ...]:
+        """Advisory ids of all parts in order, without repeats."""
+        return tuple(dict.fromkeys(each for level in self.verified.evaluation.levels for each in level.advisories))
+
+    @property
+    def platform(self) -> TcbLevel:
+        """Level of the platform: status, advisories and TCB date of its own."""
+        return self.verified.evaluation.platform
+
+    @property
+    def qe(self) -> TcbLevel:
+        """Level of the quoting enclave."""
+        return self.verified.evaluation.qe
+
+    @property
+    def tdx_module(self) -> TcbLevel | None:
+        """Level of the TDX module; None for SGX."""
+        return self.verified.evaluation.tdx_module
+
+    @property
+    def tcb_date(self) -> dt.datetime:
+        """The oldest TCB date of the parts."""
+        return min(level.tcb_date for level in self.verified.evaluation.levels)
+
+    @property
+    def dates(self) -> dict[str, tuple[dt.datetime, dt.datetime]]:
+        """From when to when each dated thing is valid, both included."""
+        return {each.what: (each.not_before, each.not_after) for each in self.verified.dated}
+
+    @property
+    def earliest_expiration(self) -> dt.datetime:
+        """When the first of the dated things expires."""
+        return min(each.not_after for each in self.verified.dated)
+
+    @property
+    def collateral_expired(self) -> bool:
+        """Whether something was overdue and only accepted for the grace period granted."""
+        return bool(self.verified.overdue)
+
+    @property
+    def tcb_evaluation_data_number(self) -> int:
+        """Generation of the collateral."""
+        return self.verified.collateral.tcb_evaluation_data_number
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the root was another one than Intel's."""
+        return not self.verified.anchor.is_intel
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as JSON values: the shape of ``quote verify --output json``."""
+        return {
+            "accepted": True,
+            "appraised": self.appraised,
+            "policy": self.policy_name,
+            "report_data_checked": self.report_data_checked,
+            "simulated": self.simulated,
+            "tcb_status": self.tcb_status.value,
+            "advisories": list(self.advisories),
+            "tcb_date": _time(self.tcb_date),
+            "tcb_evaluation_data_number": self.tcb_evaluation_data_number,
+            "platform": _level(self.platform),
+            "qe": _level(self.qe),
+            "tdx_module": _level(self.tdx_module) if self.tdx_module else None,
+            "relaxations": list(self.relaxations),
+            "verified_at": _time(self.verified.at),
+            "earliest_expiration": _time(self.earliest_expiration),
+            "collateral_expired": self.collateral_expired,
+            "dates": {what: [_time(start), _time(end)] for what, (start, end) in self.dates.items()},
+            "root": self.verified.anchor.digest,
+            "collateral": self.verified.collateral_digest.hex(),
+            "platform_identity": self._platform_identity(),
+            "quote": describe_quote(self.quote),
+        }
+
+    def _platform_identity(self) -> dict[str, Any]:
+        extension = self.verified.chain.extension
+        return {
+            "fmspc": extension.fmspc.hex(),
+            "pce_id": extension.pce_id.hex(),
+            "pce_svn": extension.pce_svn,
+            "cpu_svn": extension.cpu_svn.hex(),
+            "ppid": extension.ppid.hex(),
+            "pck_ca": self.verified.chain.ca_kind.value,
+            "sgx_type": extension.sgx_type.name,
+            "platform_instance_id": extension.platform_instance_id.hex() if extension.platform_instance_id else None,
+            "dynamic_platform": extension.dynamic_platform,
+            "cached_keys": extension.cached_keys,
+            "smt_enabled": extension.smt_enabled,
+        }
+
+
+def verify_quote(  # every keyword is a decision of the caller's
+    quote: bytes,
+    collateral: Collateral,
+    *,
+    at: dt.datetime,
+    root: bytes | None = None,
+    pck_chain: bytes | None = None,
+    policy: Policy | None = None,
+    report_data: bytes | None = None,
+    minimum_tcb_evaluation_data_number: int = 0,
+    dangerously_allow_debug: bool = False,
+    dangerously_accept_expired_collateral: dt.timedelta = dt.timedelta(0),
+    cache: Cache | None = None,
+) -> QuoteVerdict:
+    """Say whether a quote is genuine, current and (under a policy) from the enclave that is wanted.
+
+    - ``at``: the time of the decision, with a zone; the verifier's own, never one taken from the evidence.
+    - ``root``: another root than Intel's, a certificate in DER; marks the verdict as simulated.
+    - ``pck_chain``: PEM, for a quote that carries none.
+    - ``report_data``: the 64 bytes this challenge expects.
+    - ``dangerously_allow_debug``: accept an enclave whose memory its host can read.
+    - ``dangerously_accept_expired_collateral``: how long after its end collateral still counts.
+    - ``cache``: where successful checks are kept; one for the process by default.
+
+    Raises FormatError when the bytes are not a quote (or ``root`` is no certificate), VerificationError when the
+    answer is no: TrustError for the first thing that is not genuine or not current, PolicyError with all findings.
+    """
+    if report_data is not None and len(report_data) != 64:
+        raise UsageError(
+            "report data has the wrong size",
+            code="usage.report-data",
+            field="report_data",
+            expected="64 bytes",
+            found=f"{len(report_data)} bytes",
+        )
+    grace = max(dangerously_accept_expired_collateral, policy.grace if policy else dt.timedelta(0))
+    verified = verify(
+        quote,
+        collateral,
+        at=at,
+        anchor=intel_root() if root is None else _anchor(root),
+        cache=_SHARED_CACHE if cache is None else cache,
+        pck_chain=pck_chain,
+        grace=grace,
+    )
+    allow_debug = dangerously_allow_debug or (policy is not None and policy.dangerously_allow_debug)
+    findings = default_findings(verified, allow_debug=allow_debug)
+    if policy is not None:
+        findings += policy_findings(verified, policy, report_data)
+    else:
+        findings += report_data_findings(verified, report_data)
+    number = verified.collateral.tcb_evaluation_data_number
+    if number < minimum_tcb_evaluation_data_number:
+        wanted = f"{minimum_tcb_evaluation_data_number} or more"
+        findings.append(Finding("tcb.evaluation-data-number", "tcbEvaluationDataNumber", wanted, str(number)))
+    if findings:
+        raise PolicyError(findings)
+    return QuoteVerdict(
+        verified=verified,
+        appraised=policy is not None,
+        policy_name=policy.name if policy else None,
+        report_data_checked=report_data is not None or (policy is not None and policy.report_data is not None),
+        relaxations=_relaxations(verified, policy),
+    )
+
+
+def describe_quote(quote: Quote) -> dict[str, Any]:
+    """Return a quote's own words as JSON values: the shape of ``quote show --output json``. Nothing is verified."""
+    header, body, certification = quote.header, quote.body, quote.signature.certification_data
+    described: dict[str, Any] = {
+        "version": header.version,
+        "tee": header.tee_type.name,
+        "body_type": quote.body_type.name,
+        "qe_vendor_id": header.qe_vendor_id.hex(),
+        "qe_id": header.user_data[:16].hex(),
+        "debug": body.debug,
+        "certification_data_type": int(certification.kind),
+    }
+    if isinstance(body, ReportBody):
+        described["attributes"] = {
+            "flags": body.attributes.names(),
+            "xfrm": hex(body.attributes.xfrm),
+            "bytes": body.attributes.build().hex(),
+        }
+    for name in body.__dataclass_fields__:
+        value = getattr(body, name)
+        if isinstance(value, bytes):
+            described[name] = value.hex()
+        elif isinstance(value, int):
+            described[name] = value
+    return described
+
+
+@functools.lru_cache(maxsize=64)
+def _anchor(root: bytes) -> TrustAnchor:
+    return TrustAnchor.from_certificate(root)
+
+
+def _relaxations(verified: Verified, policy: Policy | None) -> tuple[str, ...]:
+    named = []
+    if not verified.anchor.is_intel:
+        named.append(f"root: {verified.anchor.digest} instead of Intel's")
+    if verified.quote.body.debug:
+        named.append("debug: the host can read this enclave's memory")
+    named += [f"expired collateral: {each.what} ended {_time(each.not_after)}" for each in verified.overdue]
+    if policy is not None and policy.dangerously_allow_provision_key:
+        named.append("provision key: enclaves with platform-identifying keys are let through")
+    return tuple(named)
+
+
+def _level(level: TcbLevel) -> dict[str, Any]:
+    return {
+        "status": level.status.value,
+        "advisories": list(level.advisories),
+        "tcb_date": _time(level.tcb_date),
+        "svns": list(level.svns),
+    }
+
+
+def _time(moment: dt.datetime) -> str:
+    return moment.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
