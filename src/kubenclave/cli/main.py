@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``kubenclave``: a table of nouns, each imported when it is used.
+
+Exit codes: 0 good, 1 the verdict is no, 2 misuse, 3 bad input, 4 not reachable, 5 platform, 130 interrupted.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+from click.shell_completion import CompletionItem
+
+from kubenclave import __version__
+from kubenclave.cli import kit
+from kubenclave.errors import KubenclaveError, PlatformError, UsageError
+
+PROGRAM: Final = "kubenclave"
+
+# Noun: its one line in the help. The module of the same name in this folder holds it as ``command``.
+NOUNS: Final = {
+    "demo": "Show all of it in one run: EPC, enclave, quote, verdict.",
+    "up": "Run the node daemons on this machine, without Kubernetes.",
+    "run": "Run a command or a Pod manifest with the EPC it asks for.",
+    "doctor": "Find out which layer is missing, and the next step.",
+    "quote": "Get, show and verify quotes.",
+    "collateral": "Show collateral and how long it is good.",
+    "policy": "Check and test appraisal policies.",
+    "node": "Run the daemons of a node: agent, quote-helper.",
+    "sim": "Run and use the SIMULATED SGX platform.",
+    "completion": "Print the completion script of a shell.",
+    "version": "Print the version.",
+}
+
+
+class Nouns(click.Group):
+    """A group that knows its commands' names and help without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the nouns in the order of the table."""
+        return list(NOUNS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a noun. Raises PlatformError when it needs packages that are not installed."""
+        if cmd_name not in NOUNS:
+            return None
+        try:
+            module = importlib.import_module(f"kubenclave.cli.{cmd_name}")
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] == PROGRAM:
+                raise
+            raise PlatformError(
+                f"'{PROGRAM} {cmd_name}' needs the Python package {error.name}",
+                code="cli.extra",
+                hint=f"pip install '{PROGRAM}[local]'",
+            ) from error
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table into the help."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(NOUNS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a noun from the table, options as click does."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [CompletionItem(noun, help=text) for noun, text in NOUNS.items() if noun.startswith(incomplete)]
+
+
+@click.group(
+    PROGRAM,
+    cls=Nouns,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog=kit.examples(
+        "kubenclave demo                          everything once, on a SIMULATED platform",
+        "kubenclave up                            keep the daemons running",
+        "kubenclave run --epc 64Mi --quote -- ./app",
+        "kubenclave quote verify QUOTE --collateral FILE --at 2025-06-19T10:15:00Z",
+    ),
+)
+@click.version_option(__version__, prog_name=PROGRAM)
+def cli() -> None:
+    """Intel SGX application enclaves: EPC for workloads, quotes, verdicts, and a simulated platform to try it all."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (that of the process by default) and return its exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    invocation = kit.Invocation()
+    failure: KubenclaveError
+    try:
+        result = cli.main(args=words, prog_name=PROGRAM, obj=invocation, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return kit.ExitCode.MISUSE
+    except click.ClickException as error:
+        invocation.output = _form(words)  # the option may not have been reached
+        failure = _misuse(error)
+    except KubenclaveError as error:
+        failure = error
+    except (click.exceptions.Abort, BrokenPipeError) as error:
+        return _cut_short(error)
+    except OSError as error:
+        failure = PlatformError(f"{error.strerror or error}: {error.filename or 'no file'}", code="cli.os")
+    else:
+        return result if isinstance(result, int) else kit.ExitCode.GOOD
+    kit.report(failure, invocation.output)
+    return failure.exit_code
+
+
+def _cut_short(error: Exception) -> int:
+    """Return the exit code of a run that ended early, without a word."""
+    if not isinstance(error, BrokenPipeError):
+        return kit.ExitCode.INTERRUPTED
+    # nobody reads on; keep the interpreter from flushing into the pipe at its end
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return kit.ExitCode.BROKEN_PIPE
+
+
+def _form(words: Sequence[str]) -> kit.OutputFormat:
+    """Return the form asked for by a command line that could not be parsed."""
+    own = list(words[: words.index("--")]) if "--" in words else list(words)
+    pairs = {*zip(own, own[1:], strict=False), *(tuple(word.split("=", 1)) for word in own)}
+    return kit.OutputFormat.JSON if ("--output", "json") in pairs else kit.OutputFormat.TEXT
+
+
+def _misuse(error: click.ClickException) -> UsageError:
+    """Return click's complaint as an error of ours."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    hint = f"see {context.command_path} --help" if context is not None else None
+    message = error.format_message().rstrip(".")
+    return UsageError(message[:1].lower() + message[1:], code="cli.misuse", hint=hint)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run())

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Logs: one JSON object per line on stderr, or readable lines where stderr is a terminal. Entry points call it once.
+
+Every line has ``timestamp`` (UTC), ``level``, ``event`` and ``service``, and ``simulated: true`` where no hardware
+protects anything. What libraries say through the standard library's logging comes out in the same form.
+"""
+
+import logging
+import os
+import sys
+from typing import Any, Final, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+LEVEL_VARIABLE: Final = "KUBENCLAVE_LOG_LEVEL"
+
+_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure(service: str, *, simulated: bool = False, json: bool | None = None, stream: TextIO | None = None) -> None:
+    """Set up the log of this process, which calls itself ``service``.
+
+    ``json`` None means: unless ``stream`` (stderr by default) is a terminal. The environment variable
+    KUBENCLAVE_LOG_LEVEL is debug, info (default), warning or error; anything else is taken for info.
+    """
+    out = sys.stderr if stream is None else stream
+    as_json = not out.isatty() if json is None else json
+    level = _LEVELS.get(os.environ.get(LEVEL_VARIABLE, "").lower(), logging.INFO)
+    fixed: dict[str, Any] = {"service": service, **({"simulated": True} if simulated else {})}
+
+    def add_fixed(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        return {**event, **fixed}
+
+    renderer: Processor = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            add_fixed,
+            *([structlog.processors.format_exc_info] if as_json else []),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=False,  # module-level loggers follow a later configure()
+    )
+    logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
+
+
+class _Forward(logging.Handler):
+    """Hands the standard library's records to structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger = structlog.get_logger().bind(logger=record.name)
+        logger.log(record.levelno, record.getMessage(), exc_info=record.exc_info or None)
