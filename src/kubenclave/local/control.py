@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How ``kubenclave run`` asks ``kubenclave up``: one JSON document a line over a Unix socket, one request each way.
+
+A granted lease lives as long as its connection, so whoever dies gives back what it held. Nobody else's lease can be
+touched: there is no other way to release one.
+"""
+
+import asyncio
+import socket
+import stat
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, Self
+
+import msgspec
+import structlog
+
+from kubenclave import errors
+from kubenclave.errors import Finding, FormatError, KubenclaveError, PlatformError, PolicyError, UnreachableError
+from kubenclave.local.kubelet import Allotment
+from kubenclave.node import sockets
+
+SOCKET_NAME: Final = "control.sock"
+MAX_LINE: Final = 1 << 20
+MAX_CONNECTIONS: Final = 512
+REQUEST_DEADLINE: Final = 10.0
+REPLY_DEADLINE: Final = 30.0
+
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_KINDS: Final = {
+    kind.__name__: kind
+    for kind in (
+        errors.UsageError,
+        errors.FormatError,
+        errors.TrustError,
+        errors.UnreachableError,
+        errors.PlatformError,
+    )
+}
+_log = structlog.get_logger()
+
+
+class LeaseRequest(msgspec.Struct, frozen=True, tag="lease"):
+    """Admit this pod and grant what it asks for, until I hang up."""
+
+    pod: dict[str, Any]
+
+
+class StatusRequest(msgspec.Struct, frozen=True, tag="status"):
+    """Tell what there is and who holds it."""
+
+
+class Container(msgspec.Struct, frozen=True):
+    """What one container of an admitted pod was granted."""
+
+    name: str
+    kind: str
+    allotments: tuple[Allotment, ...] = ()
+
+
+class Granted(msgspec.Struct, frozen=True, tag="granted"):
+    """The pod as admitted and its containers in the pod's order; ``state`` is the directory to keep out of reach."""
+
+    pod: dict[str, Any]
+    containers: tuple[Container, ...]
+    epc: int
+    state: str
+    simulated: bool
+    notes: tuple[str, ...] = ()
+
+
+class HeldLease(msgspec.Struct, frozen=True):
+    """One line of the ledger; ``epc`` in bytes."""
+
+    name: str
+    pid: int
+    epc: int
+
+
+class Status(msgspec.Struct, frozen=True, tag="status"):
+    """What there is. EPC in bytes; ``devices`` maps resources to (healthy, free)."""
+
+    simulated: bool
+    epc_capacity: int
+    epc_free: int
+    leases: tuple[HeldLease, ...]
+    devices: dict[str, tuple[int, int]]
+    aesm_socket: str
+    cpu_socket: str | None = None
+
+
+class RefusedFinding(msgspec.Struct, frozen=True):
+    """One finding of a PolicyError."""
+
+    code: str
+    field: str
+    expected: str
+    found: str
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """An error of ours, to be raised on the other side."""
+
+    kind: str
+    code: str
+    message: str
+    field: str | None = None
+    expected: str | None = None
+    found: str | None = None
+    hint: str | None = None
+    findings: tuple[RefusedFinding, ...] = ()
+
+
+Request = LeaseRequest | StatusRequest
+Reply = Granted | Status | Refused
+
+_ENCODER: Final = msgspec.json.Encoder()
+_REQUESTS: Final = msgspec.json.Decoder(Request)
+_REPLIES: Final = msgspec.json.Decoder(Reply)
+
+
+def encode(message: Request | Reply) -> bytes:
+    """Return one line. Raises FormatError when it would be longer than anybody reads."""
+    line = _ENCODER.encode(message) + b"\n"
+    if len(line) > MAX_LINE:
+        raise FormatError(
+            "too large for the control socket",
+            code="control.size",
+            expected=f"at most {MAX_LINE} bytes",
+            found=str(len(line)),
+        )
+    return line
+
+
+def decode_request(line: bytes) -> Request:
+    """Read one request line. Raises FormatError."""
+    try:
+        request: Request = _REQUESTS.decode(line)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise FormatError(f"not a control request: {error}", code="control.request") from error
+    return request
+
+
+def decode_reply(line: bytes) -> Reply:
+    """Read one reply line. Raises FormatError."""
+    try:
+        reply: Reply = _REPLIES.decode(line)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise FormatError(
+            f"not a control reply: {error}", code="control.reply", hint="do both sides have the same version?"
+        ) from error
+    return reply
+
+
+def refusal(error: KubenclaveError) -> Refused:
+    """Return an error in the form it travels in."""
+    if isinstance(error, PolicyError):
+        findings = tuple(RefusedFinding(f.code, f.field, f.expected, f.found) for f in error.findings)
+        return Refused("PolicyError", error.code, error.message, findings=findings)
+    return Refused(
+        type(error).__name__,
+        error.code,
+        error.message,
+        field=error.field,
+        expected=error.expected,
+        found=error.found,
+        hint=error.hint,
+    )
+
+
+def as_error(refused: Refused) -> KubenclaveError:
+    """Return the error that a refusal stands for."""
+    if refused.findings:
+        return PolicyError([Finding(f.code, f.field, f.expected, f.found) for f in refused.findings])
+    kind = _KINDS.get(refused.kind, PlatformError)
+    return kind(
+        refused.message,
+        code=refused.code,
+        field=refused.field,
+        expected=refused.expected,
+        found=refused.found,
+        hint=refused.hint,
+    )
+
+
+Handler = Callable[[Request, int], Awaitable[tuple[Reply, Callable[[], None] | None]]]
+"""Answers a request of a process id; the second value is called when the connection has ended."""
+
+
+class ControlServer:
+    """Answers one request per connection and keeps the connection as long as the peer does."""
+
+    def __init__(self, handler: Handler, *, max_connections: int = MAX_CONNECTIONS) -> None:
+        self._handler = handler
+        self._free = max_connections
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def serving(self, path: Path) -> AsyncIterator[None]:
+        """Serve at ``path``, for its owner only, inside the block. Raises PlatformError where that cannot be."""
+        listener = sockets.listen(path, 0o600)
+        who = sockets.identity(path)
+        server = await asyncio.start_unix_server(self._connected, sock=listener, limit=MAX_LINE)
+        try:
+            yield
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            sockets.remove(path, who)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "asyncio runs this in a task"
+        self._tasks.add(task)
+        try:
+            if self._free:
+                self._free -= 1
+                try:
+                    await self._serve(reader, writer)
+                finally:
+                    self._free += 1
+        except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError) as error:
+            _log.debug("control connection ended", reason=str(error))
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        release: Callable[[], None] | None = None
+        try:
+            async with asyncio.timeout(REQUEST_DEADLINE):
+                line = await reader.readuntil(b"\n")
+            try:
+                reply, release = await self._handler(decode_request(line), _peer(writer))
+                answer = encode(reply)
+            except KubenclaveError as error:
+                answer = encode(refusal(error))
+            writer.write(answer)
+            async with asyncio.timeout(REQUEST_DEADLINE):
+                await writer.drain()
+            if release is not None:
+                await reader.read(1)  # whatever comes ends it: there is nothing more to say
+        finally:
+            if release is not None:
+                release()
+
+
+class ControlClient:
+    """The other side, for programs without an event loop. A context manager: the lease ends with the block."""
+
+    def __init__(self, path: Path, *, deadline: float = REPLY_DEADLINE) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._path = path
+        self._socket.settimeout(deadline)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def ask(self, request: Request) -> Granted | Status:
+        """Send the request and return the answer; the connection stays open.
+
+        Raises the error that the other side refused with, UnreachableError when there is nobody.
+        """
+        line = encode(request)
+        try:
+            self._socket.connect(str(self._path))
+            self._socket.sendall(line)
+            answer = _read_line(self._socket)
+        except OSError as error:
+            raise UnreachableError(
+                f"no answer at {self._path}: {error.strerror or error}",
+                code="control.unreachable",
+                hint="start 'kubenclave up' with the same --state first",
+            ) from error
+        reply = decode_reply(answer)
+        if isinstance(reply, Refused):
+            raise as_error(reply)
+        return reply
+
+
+def is_served(path: Path) -> bool:
+    """Tell whether somebody listens at ``path``."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if stat.S_ISSOCK(path.stat().st_mode):
+            probe.settimeout(1)
+            probe.connect(str(path))
+            return True
+    return False
+
+
+def _read_line(connection: socket.socket) -> bytes:
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        part = connection.recv(65536)
+        if not part or len(line) + len(part) > MAX_LINE:
+            raise OSError("the other side hung up" if not part else "the answer does not end")
+        line += part
+    return bytes(line)
+
+
+def _peer(writer: asyncio.StreamWriter) -> int:
+    """Return the process id at the other end."""
+    peer: socket.socket = writer.get_extra_info("socket")
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid: int = _CREDENTIALS.unpack(credentials)[0]
+    return pid
