@@ -22,7 +22,6 @@ from kubenclave.errors import Finding, FormatError, KubenclaveError, PlatformErr
 from kubenclave.local.kubelet import Allotment
 from kubenclave.node import sockets
 
-SOCKET_NAME: Final = "control.sock"
 MAX_LINE: Final = 1 << 20
 MAX_CONNECTIONS: Final = 512
 REQUEST_DEADLINE: Final = 10.0

@@ -221,7 +221,7 @@ class Kubelet:
         finally:
             endpoint.devices = dict.fromkeys(endpoint.devices, False)
             self.changed.set()
-        _log.warning("device list ended", resource=endpoint.resource, reason=reason)
+        _log.info("device list ended", resource=endpoint.resource, reason=reason)
 
     async def _choose(self, endpoint: _Endpoint, free: list[str], amount: int) -> list[str]:
         """Return the devices to take: the plugin's preference if it has a sensible one."""

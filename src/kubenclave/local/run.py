@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running an admitted pod's containers as processes of this machine.
+
+Init containers run one after the other, sidecars from their turn on, the main containers together. The lease ends
+with the connection to ``up``, and no process outlives it: what they leave behind is adopted and killed.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from kubenclave.cluster.admission import ContainerKind
+from kubenclave.errors import PlatformError, UsageError
+from kubenclave.local import manifest, mounts, sandbox
+from kubenclave.local.control import Container, ControlClient, Granted, LeaseRequest
+from kubenclave.local.mounts import Bind
+from kubenclave.local.sandbox import Command, Grants, Isolation
+from kubenclave.local.state import StateDirectory
+
+POLL: Final = 0.02
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a pod: exit codes by container, in the order in which they ended."""
+
+    epc: int
+    simulated: bool
+    isolation: Isolation
+    exit_codes: dict[str, int] = field(default_factory=dict)
+    exit_code: int = 0
+
+
+def run(
+    pod: Mapping[str, Any], state: StateDirectory, *, isolation: Isolation = Isolation.AUTO, say: Say = lambda _: None
+) -> Outcome:
+    """Get what ``pod`` asks for, run it to its end and give everything back. ``say`` hears what people should know.
+
+    Raises the refusal of ``up``, UnreachableError without one, PlatformError where the wanted isolation is forbidden.
+    """
+    programs = manifest.programs(_checked(pod))
+    with ControlClient(state.control) as control:
+        granted = control.ask(LeaseRequest(pod=dict(pod)))
+        assert isinstance(granted, Granted), "a lease is answered by a grant or an error"
+        programs = manifest.programs(granted.pod)
+        for note in (*granted.notes, *manifest.remarks(granted.pod)):
+            say(f"note: {note}")
+        if granted.simulated and granted.epc:
+            say("SIMULATED platform: nothing is protected by hardware")
+        run_of_pod = _PodRun(granted, isolation, say)
+        with run_of_pod.signals_forwarded():
+            try:
+                return run_of_pod.run(dict(zip(granted.containers, programs, strict=True)))
+            finally:
+                run_of_pod.end_all()
+
+
+def _checked(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuse what cannot run before anything is taken for it."""
+    if not isinstance(pod.get("spec"), dict):
+        raise UsageError("the Pod has no spec", code="run.no_spec")
+    return pod
+
+
+class _PodRun:
+    """One pod's processes."""
+
+    def __init__(self, granted: Granted, isolation: Isolation, say: Say) -> None:
+        self._granted = granted
+        self._say = say
+        self._grace = manifest.grace(granted.pod)
+        self._running: dict[int, str] = {}
+        self._sidecars: set[int] = set()
+        self._received: int | None = None
+        self.outcome = Outcome(granted.epc, granted.simulated, isolation)
+
+    def run(self, containers: Mapping[Container, manifest.Program]) -> Outcome:
+        """Run the containers in the order of their kinds and return the outcome."""
+        mounts.adopt_orphans()
+        for container, program in containers.items():
+            if container.kind == ContainerKind.MAIN:
+                continue
+            pid = self._start(container, program)
+            if container.kind == ContainerKind.SIDECAR:
+                self._sidecars.add(pid)
+                continue
+            if code := self._wait_for({pid})[program.name]:
+                self._say(f"init container {program.name} ended with exit code {code}")
+                self.outcome.exit_code = code
+                return self.outcome
+        main = {
+            self._start(container, program)
+            for container, program in containers.items()
+            if container.kind == ContainerKind.MAIN
+        }
+        codes = self._wait_for(main)
+        self.outcome.exit_code = next((code for code in codes.values() if code), 0)
+        return self.outcome
+
+    def end_all(self) -> None:
+        """End whatever still runs: sidecars get SIGTERM and their grace, what nobody waits for is killed."""
+        self._signal_all(signal.SIGTERM)
+        deadline = time.monotonic() + self._grace
+        while self._running and time.monotonic() < deadline:
+            if not self._reap():
+                time.sleep(POLL)
+        self._signal_all(signal.SIGKILL)
+        while True:
+            for orphan in _children():
+                with suppress(ProcessLookupError):
+                    os.kill(orphan, signal.SIGKILL)
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                return
+
+    @contextmanager
+    def signals_forwarded(self) -> Iterator[None]:
+        """Pass SIGTERM and SIGHUP on; Ctrl-C reaches the processes by the terminal, so only note it."""
+        before = {
+            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._received = number
+        if number != signal.SIGINT or not os.isatty(0):
+            self._signal_all(number)
+
+    def _start(self, container: Container, program: manifest.Program) -> int:
+        if self._received is not None:
+            raise KeyboardInterrupt
+        grants = _grants(container)
+        isolation = self.outcome.isolation
+        if isolation is not Isolation.ENVIRONMENT:
+            try:
+                pid = sandbox.start(_command(program, grants.envs), sandbox.view(grants, self._granted.state))
+            except PlatformError as error:
+                if isolation is Isolation.NAMESPACE or error.code != "sandbox.forbidden":
+                    raise
+                self._say(f"WARNING: NOT ISOLATED: {error}")
+                self._say("WARNING: granted sockets are passed by environment, and nothing else is out of reach")
+                self.outcome.isolation = Isolation.ENVIRONMENT
+            else:
+                self.outcome.isolation = Isolation.NAMESPACE
+                self._running[pid] = program.name
+                return pid
+        pid = sandbox.start(_command(program, sandbox.translated(grants)), None)
+        self._running[pid] = program.name
+        return pid
+
+    def _wait_for(self, wanted: set[int]) -> dict[str, int]:
+        """Wait until all of ``wanted`` have ended and return their exit codes in that order."""
+        names = {self._running[pid] for pid in wanted}
+        while wanted & self._running.keys():
+            self._reap(block=True)
+        return {name: code for name, code in self.outcome.exit_codes.items() if name in names}
+
+    def _reap(self, *, block: bool = False) -> bool:
+        """Take note of one process that has ended; False when none has."""
+        pid, status = os.waitpid(-1, 0 if block else os.WNOHANG)
+        if pid in self._running:
+            code = os.waitstatus_to_exitcode(status)
+            self.outcome.exit_codes[self._running.pop(pid)] = 128 - code if code < 0 else code
+        return pid != 0
+
+    def _signal_all(self, number: int) -> None:
+        for pid in self._running:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+def _grants(container: Container) -> Grants:
+    """Return what all resources of a container grant together."""
+    binds: dict[str, Bind] = {}
+    envs: dict[str, str] = {}
+    for allotment in container.allotments:
+        envs |= allotment.envs
+        for mount in allotment.mounts:
+            binds.setdefault(mount.container_path, Bind(mount.container_path, mount.host_path, mount.read_only))
+        for device in allotment.devices:
+            place = Bind(device.container_path, device.host_path, read_only="w" not in device.permissions)
+            binds.setdefault(device.container_path, place)
+    return Grants(tuple(binds.values()), envs)
+
+
+def _command(program: manifest.Program, granted: Mapping[str, str]) -> Command:
+    """Return the process of a container; the manifest's variables win, as they do in a kubelet."""
+    env = {**sandbox.base_environment(os.environ), **granted, **program.env}
+    return Command(program.argv, env, program.cwd or os.getcwd())
+
+
+def _children() -> Iterator[int]:
+    """Yield the processes whose parent we are, adopted ones included."""
+    me = os.getpid()
+    for listing in Path(f"/proc/{me}/task").glob("*/children"):
+        yield from map(int, listing.read_text(encoding="ascii").split())

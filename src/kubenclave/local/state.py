@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The directory of the one-machine mode: what lies where, and whose it is."""
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from kubenclave.errors import PlatformError, UsageError
+
+MAX_SOCKET_PATH: Final = 107  # AF_UNIX: 108 bytes with the final zero
+# The longest name that daemons make below the directory; a plugin binds beside its socket and renames.
+_LONGEST: Final = "device-plugins/.kubenclave-provision.sock.new"
+
+
+@dataclass(frozen=True, slots=True)
+class StateDirectory:
+    """Places below ``path``, which is absolute."""
+
+    path: Path
+
+    @property
+    def control(self) -> Path:
+        """Socket on which ``run`` asks ``up``."""
+        return self.path / "control.sock"
+
+    @property
+    def aesm_directory(self) -> Path:
+        """What workloads see as /var/run/aesmd."""
+        return self.path / "aesmd"
+
+    @property
+    def aesm_socket(self) -> Path:
+        """The AESM socket."""
+        return self.aesm_directory / "aesm.socket"
+
+    @property
+    def plugins(self) -> Path:
+        """The kubelet's device-plugin directory."""
+        return self.path / "device-plugins"
+
+    @property
+    def agent_status(self) -> Path:
+        """Status socket of the node agent."""
+        return self.path / "agent.sock"
+
+    @property
+    def helper_health(self) -> Path:
+        """Health socket of the quote helper."""
+        return self.path / "helper.sock"
+
+    @property
+    def platform(self) -> Path:
+        """State of the SIMULATED platform."""
+        return self.path / "sim"
+
+    @property
+    def cpu_socket(self) -> Path:
+        """The SIMULATED CPU."""
+        return self.platform / "cpu.sock"
+
+
+def locate(wanted: str | None, env: Mapping[str, str]) -> StateDirectory:
+    """Return the directory asked for, or the user's own. Raises UsageError when its sockets would not fit."""
+    if wanted is None:
+        base = env.get("XDG_STATE_HOME") or str(Path(env.get("HOME", "/root"), ".local/state"))
+        wanted = str(Path(base, "kubenclave"))
+    state = StateDirectory(Path(wanted).absolute())
+    longest = len(os.fsencode(state.path / _LONGEST))
+    if longest > MAX_SOCKET_PATH:
+        most = MAX_SOCKET_PATH - len(_LONGEST) - 1
+        raise UsageError(
+            f"the path of the state directory is too long for the sockets in it: {state.path}",
+            code="state.path_too_long",
+            expected=f"at most {most} bytes",
+            found=f"{len(os.fsencode(state.path))} bytes",
+            hint="choose a shorter one, for example --state /tmp/kubenclave",
+        )
+    return state
+
+
+@contextmanager
+def owned(state: StateDirectory) -> Iterator[None]:
+    """Make the directory and own it inside the block. Raises UsageError when somebody else does."""
+    try:
+        state.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state.aesm_directory.mkdir(mode=0o755, exist_ok=True)
+        descriptor = os.open(state.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise PlatformError(
+            f"cannot use the state directory {state.path}: {error.strerror or error}", code="state.unusable"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"'kubenclave up' already runs with {state.path}",
+                code="state.in_use",
+                hint="use it with 'kubenclave run', or start another one with another --state",
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)

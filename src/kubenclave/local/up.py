@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One machine without Kubernetes: the real daemons, a stand-in for the kubelet, and a ledger for the scheduler."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from kubenclave.cluster.admission import Ask, admit
+from kubenclave.errors import FormatError, KubenclaveError, PlatformError, UnreachableError
+from kubenclave.local import agentstatus, control
+from kubenclave.local.control import Container, Granted, HeldLease, Status
+from kubenclave.local.kubelet import Allotment, Kubelet
+from kubenclave.local.ledger import Holder, Lease, Ledger, amount
+from kubenclave.local.processes import Service, Services
+from kubenclave.local.state import StateDirectory, owned
+from kubenclave.platform.base import DeviceKind
+from kubenclave.platform.linux.discover import LinuxPlatform
+from kubenclave.sgx.epc import ENCLAVE_RESOURCE, PROVISION_RESOURCE
+
+EPC_POLL: Final = 1.0
+REGISTRATION_DEADLINE: Final = 15.0
+DEFAULT_SIMULATED_EPC: Final = 128 << 20
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run: ``simulated`` None looks for real SGX; ``simulated_epc`` in bytes; ``provision`` grants the key."""
+
+    state: StateDirectory
+    simulated: bool | None = None
+    simulated_epc: int = DEFAULT_SIMULATED_EPC
+    provision: bool = False
+
+
+def has_sgx() -> bool:
+    """Tell whether enclaves can run on this machine's own SGX."""
+    inventory = LinuxPlatform().inventory()
+    return inventory.offers(DeviceKind.ENCLAVE) and inventory.epc_bytes > 0
+
+
+class Machine:
+    """What the control socket answers from: admission, ledger and devices of this machine."""
+
+    def __init__(self, options: Options, kubelet: Kubelet, *, simulated: bool) -> None:
+        self.ledger = Ledger()
+        self._options = options
+        self._kubelet = kubelet
+        self._simulated = simulated
+
+    async def answer(self, request: control.Request, pid: int) -> tuple[control.Reply, Callable[[], None] | None]:
+        """Answer one request of process ``pid``. Raises the error that refuses it."""
+        if isinstance(request, control.StatusRequest):
+            return self.status(), None
+        return await self._lease(request.pod, pid)
+
+    def status(self) -> Status:
+        """Return what there is and who holds it."""
+        state = self._options.state
+        counts = {name: self._kubelet.count(name) for name in self._kubelet.resources()}
+        return Status(
+            simulated=self._simulated,
+            epc_capacity=self.ledger.capacity,
+            epc_free=self.ledger.free,
+            leases=tuple(HeldLease(one.holder.name, one.holder.pid, one.size) for one in self.ledger.leases),
+            devices={name: (count.healthy, count.free) for name, count in counts.items()},
+            aesm_socket=str(state.aesm_socket),
+            cpu_socket=str(state.cpu_socket) if self._simulated else None,
+        )
+
+    async def _lease(self, pod: dict[str, Any], pid: int) -> tuple[Granted, Callable[[], None]]:
+        admitted = admit(pod, provision_granted=self._options.provision)
+        holder = Holder(_name(admitted.pod), pid)
+        lease = self.ledger.take(admitted.epc, holder) if admitted.epc else None
+        allotments: list[Allotment] = []
+        try:
+            containers = []
+            for ask in admitted.asks:
+                got = await self._allocate(ask)
+                allotments += got
+                containers.append(Container(ask.name, ask.kind.value, tuple(got)))
+        except BaseException:
+            self._release(lease, allotments)
+            raise
+        _log.info("granted", holder=holder.name, pid=pid, epc=admitted.epc, free=self.ledger.free)
+
+        def release() -> None:
+            self._release(lease, allotments)
+            _log.info("released", holder=holder.name, pid=pid, epc=admitted.epc, free=self.ledger.free)
+
+        granted = Granted(
+            pod=admitted.pod,
+            containers=tuple(containers),
+            epc=admitted.epc,
+            state=str(self._options.state.path),
+            simulated=self._simulated,
+            notes=admitted.notes,
+        )
+        return granted, release
+
+    async def _allocate(self, ask: Ask) -> list[Allotment]:
+        """Take one container's devices; none are kept when one of its resources is short."""
+        got: list[Allotment] = []
+        try:
+            for resource, number in ((ENCLAVE_RESOURCE, ask.enclave), (PROVISION_RESOURCE, ask.provision)):
+                if number:
+                    got.append(await self._kubelet.allocate(resource, number))
+        except BaseException:
+            self._release(None, got)
+            raise
+        return got
+
+    def _release(self, lease: Lease | None, allotments: list[Allotment]) -> None:
+        for allotment in allotments:
+            self._kubelet.release(allotment)
+        if lease is not None:
+            self.ledger.release(lease)
+
+
+async def run(options: Options, on_ready: Callable[[Status], None]) -> None:
+    """Run everything until SIGINT or SIGTERM; ``on_ready`` is called once all of it answers.
+
+    Raises UsageError when the state directory is in use, PlatformError when a daemon does not come up.
+    """
+    simulated = not has_sgx() if options.simulated is None else options.simulated
+    state = options.state
+    stop = _stop_signal()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(owned(state))
+        kubelet = Kubelet(state.plugins)
+        await stack.enter_async_context(kubelet.serving())
+        services = await stack.enter_async_context(Services().running())
+        machine = Machine(options, kubelet, simulated=simulated)
+        starting = asyncio.create_task(_start(options, services, kubelet, machine, simulated=simulated))
+        await _first_of(starting, stop)
+        if stop.done():
+            return
+        server = control.ControlServer(machine.answer)
+        await stack.enter_async_context(server.serving(state.control))
+        watching = asyncio.create_task(_watch_epc(state, machine.ledger))
+        stack.callback(watching.cancel)
+        status = machine.status()
+        _log.info("ready", epc=status.epc_capacity, devices=status.devices, aesm=status.aesm_socket)
+        on_ready(status)
+        await _first_of(watching, stop)
+        _log.info("stopping", signal=stop.result())
+
+
+async def _start(options: Options, services: Services, kubelet: Kubelet, machine: Machine, *, simulated: bool) -> None:
+    """Start the daemons, each as soon as what it needs is there, and wait for the plugin and for EPC."""
+    state = options.state
+    if simulated:
+        await services.start(_simulator(options))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(services.start(_quote_helper(state, simulated=simulated)))
+        group.create_task(services.start(_agent(state, simulated=simulated)))
+        group.create_task(kubelet.wait_for(ENCLAVE_RESOURCE, REGISTRATION_DEADLINE))
+    status = await agentstatus.fetch(state.agent_status)
+    if not status.epc_bytes:
+        raise PlatformError(
+            "the node agent finds no EPC", code="up.no_epc", hint="kubenclave doctor node tells which layer is missing"
+        )
+    machine.ledger.capacity = status.epc_bytes
+
+
+def _simulator(options: Options) -> Service:
+    state = options.state
+    argv = (sys.executable, "-m", "kubenclave", "sim", "start", "--state", str(state.platform))
+    return Service(
+        "simulated platform", (*argv, "--epc", amount(options.simulated_epc)), lambda: _connects(state.cpu_socket)
+    )
+
+
+def _quote_helper(state: StateDirectory, *, simulated: bool) -> Service:
+    argv = [sys.executable, "-m", "kubenclave.node.quotehelper", "--socket", str(state.aesm_socket)]
+    argv += ["--health-socket", str(state.helper_health)]
+    if simulated:
+        argv += ["--backend", "simulated", "--cpu-socket", str(state.cpu_socket)]
+    else:
+        argv += ["--backend", "dcap"]
+    return Service("quote helper", tuple(argv), lambda: _connects(state.aesm_socket))
+
+
+def _agent(state: StateDirectory, *, simulated: bool) -> Service:
+    argv = [sys.executable, "-m", "kubenclave.node.agent", "--plugin-dir", str(state.plugins)]
+    argv += ["--aesm-dir", str(state.aesm_directory), "--status-socket", str(state.agent_status)]
+    if simulated:
+        argv += ["--simulated-cpu", str(state.cpu_socket)]
+    return Service("node agent", tuple(argv), lambda: _answers(state))
+
+
+async def _connects(path: Path) -> bool:
+    return control.is_served(path)
+
+
+async def _answers(state: StateDirectory) -> bool:
+    try:
+        await agentstatus.fetch(state.agent_status)
+    except (UnreachableError, FormatError):
+        return False
+    return True
+
+
+async def _watch_epc(state: StateDirectory, ledger: Ledger) -> None:
+    """Keep the ledger at what the agent says; an agent that does not answer has none."""
+    while True:
+        await asyncio.sleep(EPC_POLL)
+        try:
+            capacity = (await agentstatus.fetch(state.agent_status)).epc_bytes
+        except (UnreachableError, FormatError):
+            capacity = 0
+        if capacity != ledger.capacity:
+            _log.warning("EPC changed", before=ledger.capacity, now=capacity)
+            ledger.capacity = capacity
+
+
+def _stop_signal() -> "asyncio.Future[str]":
+    """Return a future that SIGINT and SIGTERM complete."""
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[str] = loop.create_future()
+
+    def end(name: str) -> None:
+        if not stop.done():
+            stop.set_result(name)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end, number.name)
+    return stop
+
+
+async def _first_of(work: "asyncio.Task[None]", stop: "asyncio.Future[str]") -> None:
+    """Wait for ``work`` or for the signal; work that is not done by then is cancelled. Raises what work raises."""
+    await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
+    if not work.done():
+        work.cancel()
+        await asyncio.wait((work,))
+        return
+    try:
+        work.result()
+    except BaseExceptionGroup as group:
+        ours = group.subgroup(KubenclaveError)
+        raise group if ours is None else _first(ours) from group
+
+
+def _first(group: BaseExceptionGroup[KubenclaveError]) -> KubenclaveError:
+    """Return the first error in a group: the others are its consequences."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _name(pod: dict[str, Any]) -> str:
+    metadata = pod.get("metadata")
+    name = metadata.get("name") or metadata.get("generateName") if isinstance(metadata, dict) else None
+    return str(name or "unnamed")[:63]
