@@ -5,6 +5,7 @@ Exit codes: 0 good, 1 the verdict is no, 2 misuse, 3 bad input, 4 not reachable,
 """
 
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -124,7 +125,7 @@ def _cut_short(error: Exception) -> int:
 def _form(words: Sequence[str]) -> kit.OutputFormat:
     """Return the form asked for by a command line that could not be parsed."""
     own = list(words[: words.index("--")]) if "--" in words else list(words)
-    pairs = {*zip(own, own[1:], strict=False), *(tuple(word.split("=", 1)) for word in own)}
+    pairs = {*itertools.pairwise(own), *(tuple(word.split("=", 1)) for word in own)}
     return kit.OutputFormat.JSON if ("--output", "json") in pairs else kit.OutputFormat.TEXT
 
 

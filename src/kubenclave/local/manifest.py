@@ -68,7 +68,7 @@ def from_yaml(text: bytes) -> dict[str, Any]:
         )
     try:
         # CSafeLoader is not everywhere, and manifests are small
-        documents = [document for document in yaml.load_all(text, _Loader) if document is not None]  # noqa: S506  # safe
+        documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise FormatError(f"not a YAML manifest: {reason}", code="manifest.yaml") from error
@@ -89,7 +89,7 @@ class _Loader(yaml.SafeLoader):
     """The safe loader without aliases: a few lines of them can stand for more than any memory."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]  # pyyaml is untyped here
+        if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not read; write the value again")
         node: yaml.Node | None = super().compose_node(parent, index)
         return node
@@ -141,7 +141,10 @@ def _program(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Program:
             f"container {name}: envFrom needs a cluster", code="run.unsupported", hint="write the values under env"
         )
     env: dict[str, str] = {}
-    for entry in container.get("env") or []:
+    entries = container.get("env") or []
+    if not isinstance(entries, list):
+        raise _wrong(f"container {name}: env", "a list of objects", type(entries).__name__)
+    for entry in entries:
         key, value = _variable(pod, name, entry)
         env[key] = expand(value, env)
     words = [*_words(container, "command"), *_words(container, "args")]
@@ -157,7 +160,9 @@ def _program(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Program:
     return Program(name, tuple(expand(word, env) for word in words), env, cwd)
 
 
-def _variable(pod: Mapping[str, Any], container: str, entry: Mapping[str, Any]) -> tuple[str, str]:
+def _variable(pod: Mapping[str, Any], container: str, entry: object) -> tuple[str, str]:
+    if not isinstance(entry, dict):
+        raise _wrong(f"container {container}: env", "a list of objects", repr(entry)[:100])
     key, value, source = entry.get("name"), entry.get("value"), entry.get("valueFrom")
     where = f"container {container}: env {key}"
     if not isinstance(key, str) or not key or "=" in key or "\0" in key:

@@ -8,7 +8,7 @@ with the connection to ``up``, and no process outlives it: what they leave behin
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, Final
 
 from kubenclave.cluster.admission import ContainerKind
-from kubenclave.errors import PlatformError, UsageError
+from kubenclave.errors import PlatformError
 from kubenclave.local import manifest, mounts, sandbox
 from kubenclave.local.control import Container, ControlClient, Granted, LeaseRequest
 from kubenclave.local.mounts import Bind
@@ -24,6 +24,7 @@ from kubenclave.local.sandbox import Command, Grants, Isolation
 from kubenclave.local.state import StateDirectory
 
 POLL: Final = 0.02
+LAST_WAIT: Final = 5.0
 
 Say = Callable[[str], None]
 
@@ -40,13 +41,17 @@ class Outcome:
 
 
 def run(
-    pod: Mapping[str, Any], state: StateDirectory, *, isolation: Isolation = Isolation.AUTO, say: Say = lambda _: None
+    pod: Mapping[str, Any],
+    state: StateDirectory,
+    *,
+    isolation: Isolation = Isolation.AUTO,
+    output_to_stderr: bool = False,
+    say: Say = lambda _: None,
 ) -> Outcome:
     """Get what ``pod`` asks for, run it to its end and give everything back. ``say`` hears what people should know.
 
     Raises the refusal of ``up``, UnreachableError without one, PlatformError where the wanted isolation is forbidden.
     """
-    programs = manifest.programs(_checked(pod))
     with ControlClient(state.control) as control:
         granted = control.ask(LeaseRequest(pod=dict(pod)))
         assert isinstance(granted, Granted), "a lease is answered by a grant or an error"
@@ -55,26 +60,20 @@ def run(
             say(f"note: {note}")
         if granted.simulated and granted.epc:
             say("SIMULATED platform: nothing is protected by hardware")
-        run_of_pod = _PodRun(granted, isolation, say)
+        run_of_pod = _PodRun(granted, isolation, say, output_to_stderr=output_to_stderr)
         with run_of_pod.signals_forwarded():
             try:
-                return run_of_pod.run(dict(zip(granted.containers, programs, strict=True)))
+                return run_of_pod.run(tuple(zip(granted.containers, programs, strict=True)))
             finally:
                 run_of_pod.end_all()
-
-
-def _checked(pod: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Refuse what cannot run before anything is taken for it."""
-    if not isinstance(pod.get("spec"), dict):
-        raise UsageError("the Pod has no spec", code="run.no_spec")
-    return pod
 
 
 class _PodRun:
     """One pod's processes."""
 
-    def __init__(self, granted: Granted, isolation: Isolation, say: Say) -> None:
+    def __init__(self, granted: Granted, isolation: Isolation, say: Say, *, output_to_stderr: bool) -> None:
         self._granted = granted
+        self._output_to_stderr = output_to_stderr
         self._say = say
         self._grace = manifest.grace(granted.pod)
         self._running: dict[int, str] = {}
@@ -82,10 +81,10 @@ class _PodRun:
         self._received: int | None = None
         self.outcome = Outcome(granted.epc, granted.simulated, isolation)
 
-    def run(self, containers: Mapping[Container, manifest.Program]) -> Outcome:
+    def run(self, containers: Sequence[tuple[Container, manifest.Program]]) -> Outcome:
         """Run the containers in the order of their kinds and return the outcome."""
         mounts.adopt_orphans()
-        for container, program in containers.items():
+        for container, program in containers:
             if container.kind == ContainerKind.MAIN:
                 continue
             pid = self._start(container, program)
@@ -97,9 +96,7 @@ class _PodRun:
                 self.outcome.exit_code = code
                 return self.outcome
         main = {
-            self._start(container, program)
-            for container, program in containers.items()
-            if container.kind == ContainerKind.MAIN
+            self._start(container, program) for container, program in containers if container.kind == ContainerKind.MAIN
         }
         codes = self._wait_for(main)
         self.outcome.exit_code = next((code for code in codes.values() if code), 0)
@@ -113,31 +110,37 @@ class _PodRun:
             if not self._reap():
                 time.sleep(POLL)
         self._signal_all(signal.SIGKILL)
-        while True:
+        deadline = time.monotonic() + LAST_WAIT
+        while time.monotonic() < deadline:
             for orphan in _children():
                 with suppress(ProcessLookupError):
                     os.kill(orphan, signal.SIGKILL)
             try:
-                os.waitpid(-1, 0)
+                if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                    time.sleep(POLL)
             except ChildProcessError:
                 return
 
     @contextmanager
     def signals_forwarded(self) -> Iterator[None]:
-        """Pass SIGTERM and SIGHUP on; Ctrl-C reaches the processes by the terminal, so only note it."""
-        before = {
-            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        """Pass signals on. Ctrl-C reaches the processes by the terminal; after SIGTERM they have their grace."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             yield
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._received = number
-        if number != signal.SIGINT or not os.isatty(0):
+        if number == signal.SIGALRM:
+            self._signal_all(signal.SIGKILL)
+        elif number != signal.SIGINT or not os.isatty(0):
             self._signal_all(number)
+        if number == signal.SIGTERM:
+            signal.setitimer(signal.ITIMER_REAL, max(self._grace, POLL))
 
     def _start(self, container: Container, program: manifest.Program) -> int:
         if self._received is not None:
@@ -146,7 +149,7 @@ class _PodRun:
         isolation = self.outcome.isolation
         if isolation is not Isolation.ENVIRONMENT:
             try:
-                pid = sandbox.start(_command(program, grants.envs), sandbox.view(grants, self._granted.state))
+                pid = sandbox.start(self._command(program, grants.envs), sandbox.view(grants, self._granted.state))
             except PlatformError as error:
                 if isolation is Isolation.NAMESPACE or error.code != "sandbox.forbidden":
                     raise
@@ -155,11 +158,20 @@ class _PodRun:
                 self.outcome.isolation = Isolation.ENVIRONMENT
             else:
                 self.outcome.isolation = Isolation.NAMESPACE
-                self._running[pid] = program.name
-                return pid
-        pid = sandbox.start(_command(program, sandbox.translated(grants)), None)
+                return self._started(pid, program)
+        pid = sandbox.start(self._command(program, sandbox.translated(grants)), None)
+        return self._started(pid, program)
+
+    def _started(self, pid: int, program: manifest.Program) -> int:
         self._running[pid] = program.name
+        if self._received is not None:  # it came while the process was on its way
+            os.kill(pid, self._received)
         return pid
+
+    def _command(self, program: manifest.Program, granted: Mapping[str, str]) -> Command:
+        """Return the process of a container; the manifest's variables win, as they do in a kubelet."""
+        env = {**sandbox.base_environment(os.environ), **granted, **program.env}
+        return Command(program.argv, env, program.cwd or str(Path.cwd()), output_to_stderr=self._output_to_stderr)
 
     def _wait_for(self, wanted: set[int]) -> dict[str, int]:
         """Wait until all of ``wanted`` have ended and return their exit codes in that order."""
@@ -194,12 +206,6 @@ def _grants(container: Container) -> Grants:
             place = Bind(device.container_path, device.host_path, read_only="w" not in device.permissions)
             binds.setdefault(device.container_path, place)
     return Grants(tuple(binds.values()), envs)
-
-
-def _command(program: manifest.Program, granted: Mapping[str, str]) -> Command:
-    """Return the process of a container; the manifest's variables win, as they do in a kubelet."""
-    env = {**sandbox.base_environment(os.environ), **granted, **program.env}
-    return Command(program.argv, env, program.cwd or os.getcwd())
 
 
 def _children() -> Iterator[int]:

@@ -53,6 +53,7 @@ class Command:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: str = "/"
+    output_to_stderr: bool = False
 
 
 def base_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -150,6 +151,8 @@ def _child(command: Command, seen: View | None, line: _Line) -> NoReturn:
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if command.output_to_stderr:
+            os.dup2(2, 1)
         os.closerange(3, line.writer)
         os.closerange(line.writer + 1, 65536)
         mounts.die_with_parent(signal.SIGKILL)

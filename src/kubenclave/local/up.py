@@ -33,10 +33,10 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to run: ``simulated`` None looks for real SGX; ``simulated_epc`` in bytes; ``provision`` grants the key."""
+    """How to run; ``simulated_epc`` in bytes, ``provision`` grants the provisioning key to whoever asks for it."""
 
     state: StateDirectory
-    simulated: bool | None = None
+    simulated: bool
     simulated_epc: int = DEFAULT_SIMULATED_EPC
     provision: bool = False
 
@@ -50,11 +50,10 @@ def has_sgx() -> bool:
 class Machine:
     """What the control socket answers from: admission, ledger and devices of this machine."""
 
-    def __init__(self, options: Options, kubelet: Kubelet, *, simulated: bool) -> None:
+    def __init__(self, options: Options, kubelet: Kubelet) -> None:
         self.ledger = Ledger()
         self._options = options
         self._kubelet = kubelet
-        self._simulated = simulated
 
     async def answer(self, request: control.Request, pid: int) -> tuple[control.Reply, Callable[[], None] | None]:
         """Answer one request of process ``pid``. Raises the error that refuses it."""
@@ -67,13 +66,13 @@ class Machine:
         state = self._options.state
         counts = {name: self._kubelet.count(name) for name in self._kubelet.resources()}
         return Status(
-            simulated=self._simulated,
+            simulated=self._options.simulated,
             epc_capacity=self.ledger.capacity,
             epc_free=self.ledger.free,
             leases=tuple(HeldLease(one.holder.name, one.holder.pid, one.size) for one in self.ledger.leases),
             devices={name: (count.healthy, count.free) for name, count in counts.items()},
             aesm_socket=str(state.aesm_socket),
-            cpu_socket=str(state.cpu_socket) if self._simulated else None,
+            cpu_socket=str(state.cpu_socket) if self._options.simulated else None,
         )
 
     async def _lease(self, pod: dict[str, Any], pid: int) -> tuple[Granted, Callable[[], None]]:
@@ -101,7 +100,7 @@ class Machine:
             containers=tuple(containers),
             epc=admitted.epc,
             state=str(self._options.state.path),
-            simulated=self._simulated,
+            simulated=self._options.simulated,
             notes=admitted.notes,
         )
         return granted, release
@@ -130,7 +129,6 @@ async def run(options: Options, on_ready: Callable[[Status], None]) -> None:
 
     Raises UsageError when the state directory is in use, PlatformError when a daemon does not come up.
     """
-    simulated = not has_sgx() if options.simulated is None else options.simulated
     state = options.state
     stop = _stop_signal()
     async with AsyncExitStack() as stack:
@@ -138,8 +136,8 @@ async def run(options: Options, on_ready: Callable[[Status], None]) -> None:
         kubelet = Kubelet(state.plugins)
         await stack.enter_async_context(kubelet.serving())
         services = await stack.enter_async_context(Services().running())
-        machine = Machine(options, kubelet, simulated=simulated)
-        starting = asyncio.create_task(_start(options, services, kubelet, machine, simulated=simulated))
+        machine = Machine(options, kubelet)
+        starting = asyncio.create_task(_start(options, services, kubelet, machine))
         await _first_of(starting, stop)
         if stop.done():
             return
@@ -157,11 +155,11 @@ async def run(options: Options, on_ready: Callable[[Status], None]) -> None:
 async def _start(options: Options, services: Services, kubelet: Kubelet, machine: Machine, *, simulated: bool) -> None:
     """Start the daemons, each as soon as what it needs is there, and wait for the plugin and for EPC."""
     state = options.state
-    if simulated:
+    if options.simulated:
         await services.start(_simulator(options))
     async with asyncio.TaskGroup() as group:
-        group.create_task(services.start(_quote_helper(state, simulated=simulated)))
-        group.create_task(services.start(_agent(state, simulated=simulated)))
+        group.create_task(services.start(_quote_helper(options)))
+        group.create_task(services.start(_agent(options)))
         group.create_task(kubelet.wait_for(ENCLAVE_RESOURCE, REGISTRATION_DEADLINE))
     status = await agentstatus.fetch(state.agent_status)
     if not status.epc_bytes:
@@ -179,20 +177,22 @@ def _simulator(options: Options) -> Service:
     )
 
 
-def _quote_helper(state: StateDirectory, *, simulated: bool) -> Service:
+def _quote_helper(options: Options) -> Service:
+    state = options.state
     argv = [sys.executable, "-m", "kubenclave.node.quotehelper", "--socket", str(state.aesm_socket)]
     argv += ["--health-socket", str(state.helper_health)]
-    if simulated:
+    if options.simulated:
         argv += ["--backend", "simulated", "--cpu-socket", str(state.cpu_socket)]
     else:
         argv += ["--backend", "dcap"]
     return Service("quote helper", tuple(argv), lambda: _connects(state.aesm_socket))
 
 
-def _agent(state: StateDirectory, *, simulated: bool) -> Service:
+def _agent(options: Options) -> Service:
+    state = options.state
     argv = [sys.executable, "-m", "kubenclave.node.agent", "--plugin-dir", str(state.plugins)]
     argv += ["--aesm-dir", str(state.aesm_directory), "--status-socket", str(state.agent_status)]
-    if simulated:
+    if options.simulated:
         argv += ["--simulated-cpu", str(state.cpu_socket)]
     return Service("node agent", tuple(argv), lambda: _answers(state))
 

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kubenclave up``: the daemons of a node on this machine, without Kubernetes."""
+
+import asyncio
+import os
+from typing import Any
+
+import click
+
+from kubenclave import log
+from kubenclave.cli import kit
+from kubenclave.errors import FormatError, UsageError
+from kubenclave.local import up
+from kubenclave.local.control import Status
+from kubenclave.local.ledger import amount
+from kubenclave.local.state import StateDirectory, locate
+from kubenclave.sgx.epc import PAGE_SIZE, Quantity
+
+
+@click.command(
+    "up",
+    epilog=kit.examples(
+        "kubenclave up",
+        "kubenclave up --simulated --epc 1Gi --state /tmp/kubenclave",
+        "kubenclave run --epc 64Mi -- ./app            in another terminal",
+    ),
+)
+@click.option("--state", metavar="DIR", help="Keep everything here (default: kubenclave in the user's state folder).")
+@click.option(
+    "--simulated/--hardware",
+    default=None,
+    help="Use the SIMULATED platform, or insist on SGX (default: SGX if it is there).",
+)
+@click.option("--epc", default="128Mi", show_default=True, metavar="SIZE", help="EPC of the SIMULATED platform.")
+@click.option("--grant-provision", is_flag=True, help="Grant the provisioning key to whoever asks for it.")
+@kit.output_option
+def command(*, state: str | None, simulated: bool | None, epc: str, grant_provision: bool) -> None:
+    """Run agent, quote helper and a stand-in for the kubelet until Ctrl-C.
+
+    With --output json one document on stdout says that everything is ready and where.
+    """
+    directory = locate(state, os.environ)
+    simulating = not up.has_sgx() if simulated is None else simulated
+    options = up.Options(directory, simulated=simulating, simulated_epc=_size(epc), provision=grant_provision)
+    log.configure("up", simulated=simulating)
+    if simulating:
+        reason = "as asked" if simulated else "no usable SGX here"
+        kit.warn(f"SIMULATED platform ({reason}): nothing is protected by hardware")
+    asyncio.run(up.run(options, lambda status: kit.emit(_document(directory, status), _text(directory, status))))
+
+
+def _size(text: str) -> int:
+    try:
+        size = Quantity.parse(text).whole()
+    except FormatError as error:
+        raise UsageError(f"--epc: {error}", code="cli.misuse", hint="as in --epc 128Mi") from error
+    if size < PAGE_SIZE:
+        raise UsageError("--epc: less than a page", code="cli.misuse", expected="4Ki or more", found=text)
+    return size
+
+
+def _document(directory: StateDirectory, status: Status) -> dict[str, Any]:
+    return {
+        "ready": True,
+        "simulated": status.simulated,
+        "state": str(directory.path),
+        "aesm_socket": status.aesm_socket,
+        "cpu_socket": status.cpu_socket,
+        "epc_bytes": status.epc_capacity,
+        "devices": {name: healthy for name, (healthy, _) in status.devices.items()},
+    }
+
+
+def _text(directory: StateDirectory, status: Status) -> str:
+    rows = [("EPC", amount(status.epc_capacity) + (" SIMULATED" if status.simulated else ""))]
+    rows += [(name, f"{healthy} devices") for name, (healthy, _) in status.devices.items()]
+    rows += [("AESM socket", status.aesm_socket), ("state", str(directory.path))]
+    return f"ready\n{kit.table(rows)}\nnext: kubenclave run --state {directory.path} --epc 64Mi --quote -- COMMAND"
