@@ -116,7 +116,7 @@ def remarks(pod: Mapping[str, Any]) -> Iterator[str]:
         yield "images are not pulled: the commands run from this machine's own file system"
     if any(container.get("volumeMounts") for container in containers):
         yield "volumes are not mounted"
-    if any(container.get(f"{kind}Probe") for container in containers for kind in ("liveness", "readiness", "startup")):
+    if any(f"{kind}Probe" in container for container in containers for kind in ("liveness", "readiness", "startup")):
         yield "probes are not run"
     if spec.get("restartPolicy", "Always") != "Never":
         yield "containers run once (restartPolicy has no effect)"

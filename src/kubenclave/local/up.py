@@ -152,7 +152,7 @@ async def run(options: Options, on_ready: Callable[[Status], None]) -> None:
         _log.info("stopping", signal=stop.result())
 
 
-async def _start(options: Options, services: Services, kubelet: Kubelet, machine: Machine, *, simulated: bool) -> None:
+async def _start(options: Options, services: Services, kubelet: Kubelet, machine: Machine) -> None:
     """Start the daemons, each as soon as what it needs is there, and wait for the plugin and for EPC."""
     state = options.state
     if options.simulated:
