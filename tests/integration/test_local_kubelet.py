@@ -15,7 +15,8 @@ import pytest
 
 from kubenclave._proto import deviceplugin_pb2 as pb
 from kubenclave.errors import KubenclaveError, PlatformError, UnreachableError
-from kubenclave.local.kubelet import DeviceSpec, Kubelet, Mount
+from kubenclave.local.allotment import DeviceSpec, Mount
+from kubenclave.local.kubelet import Kubelet
 
 RESOURCE = "sgx.intel.com/enclave"
 

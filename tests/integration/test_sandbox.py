@@ -296,6 +296,8 @@ def test_without_namespaces_granted_variables_name_the_machines_own_paths():
         (Bind("/run/kubenclave/cpu.sock", "/state/sim/cpu.sock"),), {"S": "/run/kubenclave/cpu.sock", "O": "x"}
     )
     assert sandbox.translated(grants) == {"S": "/state/sim/cpu.sock", "O": "x"}
+    aesm = Grants((Bind("/var/run/aesmd", "/state/aesmd"),))
+    assert sandbox.translated(aesm) == {"KUBENCLAVE_AESM_SOCKET": "/state/aesmd/aesm.socket"}
 
 
 def test_the_environment_of_a_process_says_nothing_about_us():

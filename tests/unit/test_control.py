@@ -16,7 +16,7 @@ from kubenclave.errors import (
     UsageError,
 )
 from kubenclave.local import control
-from kubenclave.local.kubelet import Allotment, DeviceSpec, Mount
+from kubenclave.local.allotment import Allotment, DeviceSpec, Mount
 
 
 def test_requests_come_back_as_they_were_sent():

@@ -5,29 +5,21 @@ A granted lease lives as long as its connection, so whoever dies gives back what
 touched: there is no other way to release one.
 """
 
-import asyncio
 import socket
 import stat
-import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
 import msgspec
-import structlog
 
 from kubenclave import errors
 from kubenclave.errors import Finding, FormatError, KubenclaveError, PlatformError, PolicyError, UnreachableError
-from kubenclave.local.kubelet import Allotment
-from kubenclave.node import sockets
+from kubenclave.local.allotment import Allotment
 
 MAX_LINE: Final = 1 << 20
-MAX_CONNECTIONS: Final = 512
-REQUEST_DEADLINE: Final = 10.0
 REPLY_DEADLINE: Final = 30.0
 
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _KINDS: Final = {
     kind.__name__: kind
     for kind in (
@@ -38,7 +30,6 @@ _KINDS: Final = {
         errors.PlatformError,
     )
 }
-_log = structlog.get_logger()
 
 
 class LeaseRequest(msgspec.Struct, frozen=True, tag="lease"):
@@ -184,70 +175,6 @@ def as_error(refused: Refused) -> KubenclaveError:
     )
 
 
-Handler = Callable[[Request, int], Awaitable[tuple[Reply, Callable[[], None] | None]]]
-"""Answers a request of a process id; the second value is called when the connection has ended."""
-
-
-class ControlServer:
-    """Answers one request per connection and keeps the connection as long as the peer does."""
-
-    def __init__(self, handler: Handler, *, max_connections: int = MAX_CONNECTIONS) -> None:
-        self._handler = handler
-        self._free = max_connections
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @asynccontextmanager
-    async def serving(self, path: Path) -> AsyncIterator[None]:
-        """Serve at ``path``, for its owner only, inside the block. Raises PlatformError where that cannot be."""
-        listener = sockets.listen(path, 0o600)
-        who = sockets.identity(path)
-        server = await asyncio.start_unix_server(self._connected, sock=listener, limit=MAX_LINE)
-        try:
-            yield
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            sockets.remove(path, who)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "asyncio runs this in a task"
-        self._tasks.add(task)
-        try:
-            if self._free:
-                self._free -= 1
-                try:
-                    await self._serve(reader, writer)
-                finally:
-                    self._free += 1
-        except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError) as error:
-            _log.debug("control connection ended", reason=str(error))
-        finally:
-            self._tasks.discard(task)
-            writer.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        release: Callable[[], None] | None = None
-        try:
-            async with asyncio.timeout(REQUEST_DEADLINE):
-                line = await reader.readuntil(b"\n")
-            try:
-                reply, release = await self._handler(decode_request(line), _peer(writer))
-                answer = encode(reply)
-            except KubenclaveError as error:
-                answer = encode(refusal(error))
-            writer.write(answer)
-            async with asyncio.timeout(REQUEST_DEADLINE):
-                await writer.drain()
-            if release is not None:
-                await reader.read(1)  # whatever comes ends it: there is nothing more to say
-        finally:
-            if release is not None:
-                release()
-
-
 class ControlClient:
     """The other side, for programs without an event loop. A context manager: the lease ends with the block."""
 
@@ -302,11 +229,3 @@ def _read_line(connection: socket.socket) -> bytes:
             raise OSError("the other side hung up" if not part else "the answer does not end")
         line += part
     return bytes(line)
-
-
-def _peer(writer: asyncio.StreamWriter) -> int:
-    """Return the process id at the other end."""
-    peer: socket.socket = writer.get_extra_info("socket")
-    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid: int = _CREDENTIALS.unpack(credentials)[0]
-    return pid

@@ -23,6 +23,7 @@ from grpclib.server import Server, Stream
 from kubenclave._proto import deviceplugin_pb2 as pb
 from kubenclave._proto.deviceplugin_grpc import DevicePluginStub, RegistrationBase
 from kubenclave.errors import PlatformError, UnreachableError
+from kubenclave.local.allotment import Allotment, DeviceSpec, Mount
 
 API_VERSION: Final = "v1beta1"
 SOCKET_NAME: Final = "kubelet.sock"
@@ -32,35 +33,6 @@ ALLOCATE_TIMEOUT: Final = 10.0  # a kubelet waits for ever; people do not
 _CONNECTION_ERRORS: Final = (OSError, TimeoutError, StreamTerminatedError, ProtocolError)
 _Response = TypeVar("_Response")
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """Something of the host inside a container."""
-
-    container_path: str
-    host_path: str
-    read_only: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceSpec:
-    """A device node inside a container; ``permissions`` is a part of ``rwm``."""
-
-    container_path: str
-    host_path: str
-    permissions: str = "rw"
-
-
-@dataclass(frozen=True, slots=True)
-class Allotment:
-    """What one container was granted of one resource."""
-
-    resource: str
-    devices_ids: tuple[str, ...]
-    envs: dict[str, str] = field(default_factory=dict)
-    mounts: tuple[Mount, ...] = ()
-    devices: tuple[DeviceSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import Final, NoReturn
 from kubenclave.errors import KubenclaveError, PlatformError, UsageError
 from kubenclave.local import mounts
 from kubenclave.local.mounts import Bind, View
+from kubenclave.platform.aesmclient import DEFAULT_SOCKET, SOCKET_VARIABLE
 
 SGX_DEVICES: Final = ("/dev/sgx_enclave", "/dev/sgx_provision", "/dev/sgx_vepc", "/dev/isgx")
 SGX_FOLDERS: Final = ("/dev/sgx",)
@@ -85,9 +86,15 @@ def view(grants: Grants, state: str, root: Path = Path("/")) -> View:
 
 
 def translated(grants: Grants) -> dict[str, str]:
-    """Return the granted variables for a process that sees the machine's own file system: host paths in them."""
+    """Return the granted variables for a process that sees the machine's own file system: host paths in them.
+
+    Unmodified AESM clients look in one place only; ours ask KUBENCLAVE_AESM_SOCKET first.
+    """
     places = {bind.target: bind.source for bind in grants.binds}
-    return {name: places.get(value, value) for name, value in grants.envs.items()}
+    variables = {name: places.get(value, value) for name, value in grants.envs.items()}
+    if (directory := places.get(str(DEFAULT_SOCKET.parent))) is not None:
+        variables[SOCKET_VARIABLE] = str(Path(directory, DEFAULT_SOCKET.name))
+    return variables
 
 
 def start(command: Command, seen: View | None) -> int:

@@ -15,8 +15,10 @@ import structlog
 from kubenclave.cluster.admission import Ask, admit
 from kubenclave.errors import FormatError, KubenclaveError, PlatformError, UnreachableError
 from kubenclave.local import agentstatus, control
+from kubenclave.local.allotment import Allotment
 from kubenclave.local.control import Container, Granted, HeldLease, Status
-from kubenclave.local.kubelet import Allotment, Kubelet
+from kubenclave.local.controlserver import ControlServer
+from kubenclave.local.kubelet import Kubelet
 from kubenclave.local.ledger import Holder, Lease, Ledger, amount
 from kubenclave.local.processes import Service, Services
 from kubenclave.local.state import StateDirectory, owned
@@ -141,7 +143,7 @@ async def run(options: Options, on_ready: Callable[[Status], None]) -> None:
         await _first_of(starting, stop)
         if stop.done():
             return
-        server = control.ControlServer(machine.answer)
+        server = ControlServer(machine.answer)
         await stack.enter_async_context(server.serving(state.control))
         watching = asyncio.create_task(_watch_epc(state, machine.ledger))
         stack.callback(watching.cancel)
