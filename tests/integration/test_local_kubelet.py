@@ -128,8 +128,9 @@ def test_devices_are_listed_allocated_and_come_back(short_tmp, plugin):
                 kubelet.release(first)
                 assert kubelet.count(RESOURCE).free == 1
                 assert (await kubelet.allocate(RESOURCE, 1)).devices_ids == ("a",)
+                assert (await kubelet.allocate(RESOURCE, 1, reusable={"b"})).devices_ids == ("b",)
                 kubelet.release(second)
-                assert plugin.allocated == [["a"], ["b"], ["a"]]
+                assert plugin.allocated == [["a"], ["b"], ["a"], ["b"]]
 
     asyncio.run(scenario())
 

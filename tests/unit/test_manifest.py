@@ -44,6 +44,14 @@ def test_a_command_without_epc_asks_for_nothing():
     assert not admit(manifest.from_command(["/"], epc=None)).asks[0].sgx
 
 
+@given(word=st.text(alphabet="$()A", max_size=8))
+def test_a_command_runs_exactly_as_it_was_typed(word):
+    made = manifest.from_command([word, word], epc=None, env={"A": "x", "B": word})
+    (program,) = manifest.programs(made)
+    assert program.argv == (word, word)
+    assert program.env["B"] == word
+
+
 def test_command_args_and_variables_expand_as_in_a_kubelet():
     container = {
         "name": "a",

@@ -24,7 +24,7 @@ from kubenclave.sgx.epc import ENCLAVE_RESOURCE
 
 KUBELET_PLUGINS: Final = Path("var/lib/kubelet/device-plugins")
 PLUGIN_SOCKETS: Final = "kubenclave-*.sock"
-AESM_PATIENCE: Final = 3.0
+AESM_PATIENCE: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ counts a plugin whose list has ended as nothing. Devices in use are remembered b
 
 import asyncio
 import stat
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,16 +119,17 @@ class Kubelet:
                 hint="the node agent's log says what it waits for",
             ) from error
 
-    async def allocate(self, resource: str, amount: int) -> Allotment:
-        """Take ``amount`` devices and return what the plugin grants for them.
+    async def allocate(self, resource: str, amount: int, *, reusable: Collection[str] = ()) -> Allotment:
+        """Take ``amount`` devices, the ``reusable`` ones first, and return what the plugin grants for them.
 
+        Reusable are those of the pod's init containers, which end before the others start.
         Raises PlatformError when there are not enough or the plugin refuses, UnreachableError when it is gone.
         """
         async with self._allocating:
             endpoint = self._endpoints.get(resource)
             used = self._used.setdefault(resource, set())
             free = [] if endpoint is None else [name for name, good in endpoint.devices.items() if good]
-            free = [name for name in free if name not in used]
+            free = [name for name in free if name not in used or name in reusable]
             if endpoint is None or len(free) < amount:
                 raise PlatformError(
                     f"not enough devices of {resource}",
@@ -137,7 +138,8 @@ class Kubelet:
                     found=f"{len(free)} free, {len(used)} in use",
                     hint="kubenclave doctor node tells which layer is missing",
                 )
-            chosen = await self._choose(endpoint, free, amount)
+            again = [name for name in free if name in reusable][:amount]
+            chosen = await self._choose(endpoint, again, free, amount)
             request = pb.AllocateRequest(container_requests=[pb.ContainerAllocateRequest(devices_ids=chosen)])
             response = await _call(resource, endpoint.stub.Allocate(request, timeout=ALLOCATE_TIMEOUT))
             if len(response.container_responses) != 1:
@@ -195,19 +197,20 @@ class Kubelet:
             self.changed.set()
         _log.info("device list ended", resource=endpoint.resource, reason=reason)
 
-    async def _choose(self, endpoint: _Endpoint, free: list[str], amount: int) -> list[str]:
-        """Return the devices to take: the plugin's preference if it has a sensible one."""
+    async def _choose(self, endpoint: _Endpoint, again: list[str], free: list[str], amount: int) -> list[str]:
+        """Return the devices to take: those used ``again``, then the plugin's preference if it has a sensible one."""
         if not endpoint.preferred:
-            return free[:amount]
-        one = pb.ContainerPreferredAllocationRequest(available_deviceIDs=free, allocation_size=amount)
+            return list(dict.fromkeys(again + free))[:amount]
+        one = pb.ContainerPreferredAllocationRequest(
+            available_deviceIDs=free, must_include_deviceIDs=again, allocation_size=amount
+        )
         request = pb.PreferredAllocationRequest(container_requests=[one])
         response = await _call(
             endpoint.resource, endpoint.stub.GetPreferredAllocation(request, timeout=ALLOCATE_TIMEOUT)
         )
         hints = [name for answer in response.container_responses for name in answer.deviceIDs]
-        preferred = [name for name in dict.fromkeys(hints) if name in free]
-        rest = [name for name in free if name not in set(preferred)]
-        return (preferred + rest)[:amount]
+        preferred = [name for name in hints if name in free]
+        return list(dict.fromkeys(again + preferred + free))[:amount]
 
     def _close_endpoints(self) -> None:
         for endpoint in self._endpoints.values():

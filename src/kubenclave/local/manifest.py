@@ -45,9 +45,13 @@ def from_command(
         limits[EPC_RESOURCE] = epc
     if provision:
         limits[PROVISION_RESOURCE] = "1"
-    container: dict[str, Any] = {"name": label, "command": list(command), "resources": {"limits": limits}}
+    container: dict[str, Any] = {
+        "name": label,
+        "command": [_literal(word) for word in command],
+        "resources": {"limits": limits},
+    }
     if env:
-        container["env"] = [{"name": key, "value": value} for key, value in env.items()]
+        container["env"] = [{"name": key, "value": _literal(value)} for key, value in env.items()]
     annotations = {QUOTE_PROVIDER: AESMD} if quote else {}
     return {
         "apiVersion": "v1",
@@ -191,6 +195,11 @@ def _downward(pod: Mapping[str, Any], where: str, source: object) -> str:
             hint="write the value itself",
         )
     return str(known[path])
+
+
+def _literal(text: str) -> str:
+    """Return what ``expand`` makes into ``text``: a shell has done its part already."""
+    return text.replace("$", "$$")
 
 
 def expand(text: str, env: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 
-from kubenclave.cluster.admission import Ask, admit
+from kubenclave.cluster.admission import Ask, ContainerKind, admit
 from kubenclave.errors import FormatError, KubenclaveError, PlatformError, UnreachableError
 from kubenclave.local import agentstatus, control
 from kubenclave.local.allotment import Allotment
@@ -82,12 +82,15 @@ class Machine:
         holder = Holder(_name(admitted.pod), pid)
         lease = self.ledger.take(admitted.epc, holder) if admitted.epc else None
         allotments: list[Allotment] = []
+        reusable: set[str] = set()
         try:
             containers = []
             for ask in admitted.asks:
-                got = await self._allocate(ask)
+                got = await self._allocate(ask, reusable)
                 allotments += got
                 containers.append(Container(ask.name, ask.kind.value, tuple(got)))
+                names = {name for allotment in got for name in allotment.devices_ids}
+                reusable = reusable | names if ask.kind is ContainerKind.INIT else reusable - names
         except BaseException:
             self._release(lease, allotments)
             raise
@@ -107,13 +110,13 @@ class Machine:
         )
         return granted, release
 
-    async def _allocate(self, ask: Ask) -> list[Allotment]:
+    async def _allocate(self, ask: Ask, reusable: Collection[str]) -> list[Allotment]:
         """Take one container's devices; none are kept when one of its resources is short."""
         got: list[Allotment] = []
         try:
             for resource, number in ((ENCLAVE_RESOURCE, ask.enclave), (PROVISION_RESOURCE, ask.provision)):
                 if number:
-                    got.append(await self._kubelet.allocate(resource, number))
+                    got.append(await self._kubelet.allocate(resource, number, reusable=reusable))
         except BaseException:
             self._release(None, got)
             raise
