@@ -116,10 +116,7 @@ class PolicyError(VerificationError):
 
     def as_dict(self) -> dict[str, Any]:
         """Shape of the error in JSON output, with the list of findings."""
-        findings = [
-            {"code": f.code, "field": f.field, "expected": f.expected, "found": f.found}
-            for f in self.findings
-        ]
+        findings = [{"code": f.code, "field": f.field, "expected": f.expected, "found": f.found} for f in self.findings]
         return {**super().as_dict(), "findings": findings}
 
 

@@ -21,9 +21,7 @@ SECTIONS = [
         id="sapphire-rapids-of-fortanix-rust-sgx-938",
     ),
     pytest.param((0x70200001, 0, 0x05D80001, 0), CpuidSection(0x7020_0000, 0x5D8_0000, 1), id="client-93.5-MiB"),
-    pytest.param(
-        (0x00C00001, 0x10, 0x7F400002, 0x1), CpuidSection(0x10_00C0_0000, 0x1_7F40_0000, 2), id="ice-lake"
-    ),
+    pytest.param((0x00C00001, 0x10, 0x7F400002, 0x1), CpuidSection(0x10_00C0_0000, 0x1_7F40_0000, 2), id="ice-lake"),
     pytest.param((0x00000FF1, 0, 0x00001FFF, 0), CpuidSection(0, 0x1000, 15), id="class-nobody-knows"),
     pytest.param(
         (0xFFFFF001, ~0 & 0xFFFFFFFF, 0xFFFFF001, 0xFFFFFFFF),

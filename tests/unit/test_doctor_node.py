@@ -58,12 +58,8 @@ def test_complete_machine_misses_nothing() -> None:
 @pytest.mark.parametrize(
     ("machine", "inventory", "layer", "words"),
     [
-        pytest.param(
-            replace(NO_DRIVER, cpu=NO_SGX, cpu_flags=frozenset()), NOTHING, Layer.CPU, "SGX size", id="cpu"
-        ),
-        pytest.param(
-            replace(NO_DRIVER, cpu=OFF, cpu_flags=frozenset()), NOTHING, Layer.BIOS, "BIOS setup", id="bios"
-        ),
+        pytest.param(replace(NO_DRIVER, cpu=NO_SGX, cpu_flags=frozenset()), NOTHING, Layer.CPU, "SGX size", id="cpu"),
+        pytest.param(replace(NO_DRIVER, cpu=OFF, cpu_flags=frozenset()), NOTHING, Layer.BIOS, "BIOS setup", id="bios"),
         pytest.param(
             replace(NO_DRIVER, cpu=None, cpu_flags=frozenset({"fpu"})), NOTHING, Layer.BIOS, "BIOS", id="no-cpuid"
         ),
@@ -144,9 +140,7 @@ def test_isgx_cannot_do_dcap() -> None:
 
 
 def test_simulated_machine_says_so_on_each_layer() -> None:
-    inventory = Inventory(
-        DriverFlavour.SIMULATED, (), (EpcSection(0, 1 << 27),), EpcSource.SIMULATED, "/tmp/cpu.sock"
-    )
+    inventory = Inventory(DriverFlavour.SIMULATED, (), (EpcSection(0, 1 << 27),), EpcSource.SIMULATED, "/tmp/cpu.sock")
     findings = diagnose_node(MachineFacts(), inventory, plugin=LayerState.OK, aesm=LayerState.OK)
     assert all("SIMULATED" in finding.found for finding in findings[:6])
     assert find(findings, Layer.EPC).found == "134217728 bytes (simulated: 134217728 bytes on NUMA node 0)"

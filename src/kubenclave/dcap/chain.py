@@ -25,7 +25,8 @@ from kubenclave.dcap.cache import Cache
 from kubenclave.dcap.pckext import SGX_EXTENSION, PckCa, PckExtension
 from kubenclave.errors import TrustError
 
-ECDSA_SHA256: Final = ec.ECDSA(hashes.SHA256())
+_SHA256: Final = hashes.SHA256()
+ECDSA_SHA256: Final = ec.ECDSA(_SHA256)
 MAX_CHAIN_SIZE: Final = 64 * 1024
 _REQUIRED: Final = (
     x509.AuthorityKeyIdentifier,
@@ -132,12 +133,8 @@ def _verify_pck_chain(certificates: Sequence[x509.Certificate], anchor: TrustAnc
     if ca is None:
         raise _shape("PCK certificate chain", "pck.chain", "the CA that issued the leaf", len(certificates))
     rest = [certificate for certificate in issuers if certificate is not ca]
-    _check_root(rest, anchor, "PCK certificate", "pck")
-    # A fleet has many leaves under two CAs.
-    checked_ca = cache.get_or_check(
-        ("PCK CA", ca.fingerprint(hashes.SHA256()), anchor.point),
-        lambda: verify_pck_ca(ca, anchor, "PCK CA certificate"),
-    )
+    _check_root(rest, anchor, "PCK certificate", "pck", cache)
+    checked_ca = _verify_pck_ca(ca, anchor, cache)
     checked_leaf = _certificate(leaf, "PCK certificate", "pck", is_ca=False)
     _verify_issued(checked_leaf, checked_ca.key, "pck.signature")
     extension = leaf.extensions.get_extension_for_oid(SGX_EXTENSION).value
@@ -145,28 +142,33 @@ def _verify_pck_chain(certificates: Sequence[x509.Certificate], anchor: TrustAnc
     return PckChain(checked_leaf, checked_ca, ca_kind, PckExtension.parse(extension.value, ca_kind))
 
 
-def verify_pck_ca(ca: x509.Certificate, anchor: TrustAnchor, what: str) -> Certificate:
-    """Check that a certificate is a PCK CA which the root issued. Raises TrustError."""
-    if _common_name(ca.subject) not in _CA_NAMES:
-        raise _wrong_role(what, "pck-ca.role", " or ".join(_CA_NAMES), ca.subject)
-    return _issued_by_anchor(ca, anchor, what, "pck-ca", is_ca=True)
-
-
-def verify_issuer_chain(pem: bytes, anchor: TrustAnchor, what: str) -> Certificate:
+def verify_issuer_chain(pem: bytes, anchor: TrustAnchor, cache: Cache) -> Certificate:
     """Check the chain of a PCK CRL's issuer: PCK CA and (where present) root. Raises TrustError."""
+    what = "PCK CRL issuer"
     with malformed_as(f"{what} chain", "pck-ca.malformed"):
         ca, rest = _pick_signer(load_chain(pem, f"{what} chain", "pck-ca.malformed"), anchor)
-        _check_root(rest, anchor, what, "pck-ca")
-        return verify_pck_ca(ca, anchor, what)
+        _check_root(rest, anchor, what, "pck-ca", cache)
+        return _verify_pck_ca(ca, anchor, cache)
 
 
-def verify_tcb_signer(pem: bytes, anchor: TrustAnchor, what: str) -> Certificate:
+def _verify_pck_ca(ca: x509.Certificate, anchor: TrustAnchor, cache: Cache) -> Certificate:
+    """Check that a certificate is a PCK CA which the root issued: once, for a fleet has many leaves under two CAs."""
+
+    def check() -> Certificate:
+        if _common_name(ca.subject) not in _CA_NAMES:
+            raise _wrong_role("PCK CA certificate", "pck-ca.role", " or ".join(_CA_NAMES), ca.subject)
+        return _issued_by_anchor(ca, anchor, "PCK CA certificate", "pck-ca", is_ca=True)
+
+    return cache.get_or_check(("PCK CA", ca.fingerprint(_SHA256), anchor.point), check)
+
+
+def verify_tcb_signer(pem: bytes, anchor: TrustAnchor, what: str, cache: Cache) -> Certificate:
     """Check the chain of a document's signer: TCB Signing issued by the root itself, not a CA. Raises TrustError."""
     with malformed_as(f"{what} chain", "tcb-signer.malformed"):
         signer, rest = _pick_signer(load_chain(pem, f"{what} chain", "tcb-signer.malformed"), anchor)
         if "SGX TCB Signing" not in _common_name(signer.subject):
             raise _wrong_role(what, "tcb-signer.role", "a subject named Intel SGX TCB Signing", signer.subject)
-        _check_root(rest, anchor, what, "tcb-signer")
+        _check_root(rest, anchor, what, "tcb-signer", cache)
         return _issued_by_anchor(signer, anchor, what, "tcb-signer", is_ca=False)
 
 
@@ -194,8 +196,9 @@ def _verify_crl(
             expected=issuer_name.rfc4514_string(),
             found=crl.issuer.rfc4514_string(),
         )
-    present = {extension.oid for extension in crl.extensions}
-    unknown = [extension.oid.dotted_string for extension in crl.extensions if extension.critical]
+    extensions = list(crl.extensions)
+    present = {extension.oid for extension in extensions}
+    unknown = [extension.oid.dotted_string for extension in extensions if extension.critical]
     if unknown or not {x509.CRLNumber.oid, x509.AuthorityKeyIdentifier.oid} <= present or crl.next_update_utc is None:
         raise TrustError(
             f"{what} is not of the kind Intel issues",
@@ -236,21 +239,26 @@ def _pick_leaf(certificates: Sequence[x509.Certificate]) -> tuple[x509.Certifica
     return leaves[0], [c for c in certificates if c is not leaves[0]]
 
 
-def _check_root(rest: Sequence[x509.Certificate], anchor: TrustAnchor, what: str, code: str) -> None:
+def _check_root(rest: Sequence[x509.Certificate], anchor: TrustAnchor, what: str, code: str, cache: Cache) -> None:
     """Refuse a root that came along and is not ours: it is decoration, but the sender means another root."""
     if len(rest) > 1:
         raise _shape(f"chain of {what}", f"{code}.chain", "the certificate and the root, nothing else", len(rest) + 1)
-    for root in rest:
-        key = _p256(root)
-        if key is None or root.subject != anchor.name or uncompressed_point(key) != anchor.point:
-            raise TrustError(
-                f"chain of {what} ends in a root that is not trusted",
-                code=f"{code}.untrusted-root",
-                expected=f"the root {anchor.name.rfc4514_string()} with key {anchor.point.hex()[2:18]}...",
-                found=f"{root.subject.rfc4514_string()}"
-                + (f" with key {uncompressed_point(key).hex()[2:18]}..." if key else ""),
-                hint="for a simulated platform pass its own root certificate (--root)",
-            )
+    if rest:
+        key = ("root", rest[0].fingerprint(_SHA256), anchor.point)
+        cache.get_or_check(key, lambda: _refuse_other_root(rest[0], anchor, what, code))
+
+
+def _refuse_other_root(root: x509.Certificate, anchor: TrustAnchor, what: str, code: str) -> None:
+    key = _p256(root)
+    point = uncompressed_point(key) if key is not None else b""
+    if root.subject != anchor.name or point != anchor.point:
+        raise TrustError(
+            f"chain of {what} ends in a root that is not trusted",
+            code=f"{code}.untrusted-root",
+            expected=f"{anchor.name.rfc4514_string()} with key {anchor.point.hex()[2:18]}...",
+            found=f"{root.subject.rfc4514_string()[:200]} with key {point.hex()[2:18]}...",
+            hint="for a simulated platform pass its own root certificate (--root)",
+        )
 
 
 def _issued_by_anchor(

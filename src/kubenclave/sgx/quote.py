@@ -224,6 +224,4 @@ def _body_type(header: QuoteHeader, cursor: Cursor) -> BodyType:
 
 
 def _unknown(field: str, expected: str, found: int, code: str = "quote.unsupported") -> FormatError:
-    return FormatError(
-        "not a quote this version can read", code=code, field=field, expected=expected, found=str(found)
-    )
+    return FormatError("not a quote this version can read", code=code, field=field, expected=expected, found=str(found))

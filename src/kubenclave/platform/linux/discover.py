@@ -36,9 +36,7 @@ class LinuxPlatform:
         if not sections and (cpu := self._cpu()) is not None and cpu.sections:
             sections = tuple(EpcSection(None, size) for _, size in cpu.sections)
             source = EpcSource.CPUID
-        return Inventory(
-            driver=driver.flavour(self._root, nodes), nodes=nodes, sections=sections, epc_source=source
-        )
+        return Inventory(driver=driver.flavour(self._root, nodes), nodes=nodes, sections=sections, epc_source=source)
 
     def machine(self) -> MachineFacts:
         """Return what stays as it is while the machine runs."""

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Staying registered with the kubelet: the only module that knows how gRPC is done.
+
+A session serves one resource on a socket of its own, registers it, and then holds: as long as the kubelet's
+``kubelet.sock`` and our own socket are the ones we know and the kubelet keeps ``ListAndWatch`` open, all is well.
+When one of them changes the old server is stopped, connections included, *before* registering again: a kubelet that
+sees an old stream end disconnects whatever is registered under that name by then. It may still do so a moment too
+late, to the new server; then the new stream ends, and the session starts over once more.
+"""
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Never, Protocol, TypeVar
+
+import structlog
+from grpclib.client import Channel
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+from grpclib.protocol import H2Protocol
+from grpclib.server import Server, Stream
+
+from kubenclave._proto import deviceplugin_pb2 as pb
+from kubenclave._proto.deviceplugin_grpc import DevicePluginBase, RegistrationStub
+from kubenclave.errors import KubenclaveError, UnreachableError, UsageError
+from kubenclave.node import sockets
+from kubenclave.node.watch import Signal
+
+API_VERSION: Final = "v1beta1"
+KUBELET_SOCKET: Final = "kubelet.sock"
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+_log = structlog.get_logger()
+
+
+class Plugin(Protocol):
+    """One resource. Every method answers from memory: the kubelet waits for some of them without a deadline."""
+
+    @property
+    def resource(self) -> str:
+        """Name of the extended resource."""
+        ...
+
+    @property
+    def changed(self) -> Signal:
+        """Notified when ``devices`` answers something else than before."""
+        ...
+
+    def devices(self) -> pb.ListAndWatchResponse:
+        """Return the whole list, small enough for a kubelet."""
+        ...
+
+    def preferred(self, request: pb.PreferredAllocationRequest) -> pb.PreferredAllocationResponse:
+        """Return which devices to take."""
+        ...
+
+    def allocate(self, request: pb.AllocateRequest) -> pb.AllocateResponse:
+        """Return what the containers get. Raises UsageError or PlatformError to refuse."""
+        ...
+
+
+class SessionState(StrEnum):
+    """How far a session has come."""
+
+    WAITING = "waiting for the kubelet"
+    REGISTERING = "registering"
+    HELD = "held by the kubelet"
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds. ``opened`` is the time a kubelet has to ask for the list, ``stable`` when a session counts as good."""
+
+    poll: float = 1.0
+    register: float = 15.0
+    opened: float = 5.0
+    first_retry: float = 0.1
+    last_retry: float = 10.0
+    stable: float = 10.0
+
+
+class Session:
+    """Keeps one plugin registered, for ever.
+
+    ``signal`` is notified of changes in the plugin directory, and by the session of what the kubelet does; without
+    either it looks every ``timing.poll`` seconds.
+    """
+
+    def __init__(
+        self, plugin: Plugin, directory: Path, endpoint: str, signal: Signal, timing: Timing | None = None
+    ) -> None:
+        self.state = SessionState.WAITING
+        self.registrations = 0
+        self._plugin = plugin
+        self._kubelet = directory / KUBELET_SOCKET
+        self._path = directory / endpoint
+        self._signal = signal
+        self._timing = timing or Timing()
+        self._log = _log.bind(resource=plugin.resource)
+        self._told = ""
+
+    async def run(self) -> Never:
+        """Serve, register and hold, again and again; being cancelled is the way to stop."""
+        loop = asyncio.get_running_loop()
+        delay = self._timing.first_retry
+        while True:
+            kubelet = await self._kubelet_socket()
+            started = loop.time()
+            try:
+                reason = await self._session(kubelet)
+            except KubenclaveError as error:
+                reason = str(error)
+            finally:
+                self.state = SessionState.WAITING
+            if loop.time() - started > self._timing.stable:
+                delay = self._timing.first_retry
+            self._tell("starting over", reason=reason)
+            await self._pause(delay, kubelet)
+            delay = min(2 * delay, self._timing.last_retry)
+
+    async def _kubelet_socket(self) -> sockets.Identity:
+        """Wait until there is a kubelet."""
+        while True:
+            seen = self._signal.generation
+            if (kubelet := sockets.identity(self._kubelet)) is not None:
+                return kubelet
+            self._tell("waiting for the kubelet", socket=str(self._kubelet))
+            await self._signal.wait(seen, self._timing.poll)
+
+    async def _pause(self, delay: float, kubelet: sockets.Identity) -> None:
+        """Wait before the next attempt, but never while another kubelet is there already."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + delay
+        while (left := until - loop.time()) > 0:
+            seen = self._signal.generation
+            if sockets.identity(self._kubelet) not in (kubelet, None):
+                return
+            await self._signal.wait(seen, min(left, self._timing.poll))
+
+    async def _session(self, kubelet: sockets.Identity) -> str:
+        """Serve and register once, and return the reason for which that has come to its end."""
+        self.state = SessionState.REGISTERING
+        service = _Service(self._plugin, self._signal)
+        async with _serving(service, self._path) as who:
+            await self._register()
+            self.registrations += 1
+            return await self._hold(service, who, kubelet)
+
+    async def _register(self) -> None:
+        request = pb.RegisterRequest(
+            version=API_VERSION, endpoint=self._path.name, resource_name=self._plugin.resource, options=_options()
+        )
+        channel = Channel(path=str(self._kubelet))
+        try:
+            await RegistrationStub(channel).Register(request, timeout=self._timing.register)
+        except GRPCError as error:
+            raise UnreachableError(
+                f"the kubelet refused the registration: {error.message}", code="kubelet.refused"
+            ) from error
+        except (OSError, TimeoutError, StreamTerminatedError, ProtocolError) as error:
+            raise UnreachableError(
+                f"the kubelet does not answer: {str(error) or type(error).__name__}", code="kubelet.unreachable"
+            ) from error
+        finally:
+            channel.close()
+
+    async def _hold(self, service: "_Service", who: sockets.Identity | None, kubelet: sockets.Identity) -> str:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timing.opened
+        while True:
+            seen = self._signal.generation
+            if sockets.identity(self._kubelet) != kubelet:
+                return "kubelet.sock is gone or new"
+            if sockets.identity(self._path) != who:
+                return "our socket is gone or replaced"
+            if service.ended:
+                return "the kubelet closed the device list"
+            if service.opened:
+                self.state = SessionState.HELD
+                self._tell("registered", socket=str(self._path))
+            elif loop.time() > deadline:
+                return "the kubelet registered us but did not ask for the device list"
+            await self._signal.wait(seen, self._timing.poll)
+
+    def _tell(self, event: str, **fields: str) -> None:
+        """Log each turn of events once, however often it is tried."""
+        told = f"{event} {fields}"
+        if told != self._told:
+            self._told = told
+            self._log.info(event, **fields)
+
+
+class _Service(DevicePluginBase):
+    """One plugin over gRPC, for one registration. The first list asked for is taken to be the kubelet's."""
+
+    def __init__(self, plugin: Plugin, signal: Signal) -> None:
+        self.opened = False
+        self.ended = False
+        self._plugin = plugin
+        self._signal = signal
+
+    async def GetDevicePluginOptions(  # noqa: N802  # name of the protocol
+        self, stream: Stream[pb.Empty, pb.DevicePluginOptions]
+    ) -> None:
+        await _answer(stream, lambda _: _options())
+
+    async def ListAndWatch(  # noqa: N802  # name of the protocol
+        self, stream: Stream[pb.Empty, pb.ListAndWatchResponse]
+    ) -> None:
+        await stream.recv_message()
+        of_kubelet = not self.opened
+        self.opened = True
+        self._signal.notify()
+        try:
+            while True:
+                seen = self._plugin.changed.generation
+                await stream.send_message(self._plugin.devices())
+                await self._plugin.changed.wait(seen)
+        finally:
+            if of_kubelet:
+                self.ended = True
+                self._signal.notify()
+
+    async def GetPreferredAllocation(  # noqa: N802  # name of the protocol
+        self, stream: Stream[pb.PreferredAllocationRequest, pb.PreferredAllocationResponse]
+    ) -> None:
+        await _answer(stream, self._plugin.preferred)
+
+    async def Allocate(  # noqa: N802  # name of the protocol
+        self, stream: Stream[pb.AllocateRequest, pb.AllocateResponse]
+    ) -> None:
+        await _answer(stream, self._plugin.allocate)
+
+    async def PreStartContainer(  # noqa: N802  # name of the protocol
+        self, stream: Stream[pb.PreStartContainerRequest, pb.PreStartContainerResponse]
+    ) -> None:
+        await _answer(stream, lambda _: pb.PreStartContainerResponse())
+
+
+class _Server(Server):
+    """grpclib's server, with a stop that hangs up: a peer has to see its streams end."""
+
+    def __init__(self, service: _Service) -> None:
+        super().__init__([service])
+        self._connections: weakref.WeakSet[H2Protocol] = weakref.WeakSet()
+
+    def _protocol_factory(self) -> H2Protocol:
+        connection = super()._protocol_factory()
+        self._connections.add(connection)
+        return connection
+
+    async def stop(self) -> None:
+        """Close the listening socket and every connection, and wait for the calls to end."""
+        self.close()
+        for connection in list(self._connections):
+            if hasattr(connection, "processor"):  # accepted, not only announced
+                connection.processor.close("plugin stops")
+        await self.wait_closed()
+
+
+@asynccontextmanager
+async def _serving(service: _Service, path: Path) -> AsyncIterator[sockets.Identity | None]:
+    """Serve at ``path`` inside the block; yields who is there, to recognise it by."""
+    listener = sockets.listen(path, 0o600)
+    who = sockets.identity(path)
+    server = _Server(service)
+    try:
+        await server.start(sock=listener)
+        try:
+            yield who
+        finally:
+            await server.stop()
+    finally:
+        listener.close()
+        sockets.remove(path, who)
+
+
+def _options() -> pb.DevicePluginOptions:
+    return pb.DevicePluginOptions(pre_start_required=False, get_preferred_allocation_available=True)
+
+
+async def _answer(stream: Stream[_Request, _Response], method: Callable[[_Request], _Response]) -> None:
+    """Answer one unary call, refusals with their code and reason."""
+    request = await stream.recv_message()
+    if request is None:
+        raise GRPCError(Status.INVALID_ARGUMENT, "no request")
+    try:
+        response = method(request)
+    except KubenclaveError as error:
+        status = Status.INVALID_ARGUMENT if isinstance(error, UsageError) else Status.FAILED_PRECONDITION
+        hint = f"; {error.hint}" if error.hint else ""
+        raise GRPCError(status, f"[{error.code}] {error}{hint}") from error
+    await stream.send_message(response)

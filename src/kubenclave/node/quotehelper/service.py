@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each AESM request is answered with (aesm.md sections 2.3, 2.4, 4.1, 7 and 8).
+
+Questions about key ids, sizes and the target info are answered from memory, never behind a quote that is being made.
+Quotes wait in a fair queue for the worker. The helper initialises its attestation key by itself, at the start, after
+a change and from time to time, so that clients seldom meet code 42; it still sends it where they rely on it.
+"""
+
+import asyncio
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+import structlog
+
+from kubenclave.errors import FormatError
+from kubenclave.node.quotehelper import keyids
+from kubenclave.node.quotehelper.deadlines import Deadlines
+from kubenclave.node.quotehelper.fair import FairQueue
+from kubenclave.node.quotehelper.worker import Worker, WorkerState
+from kubenclave.wire import aesm
+from kubenclave.wire.aesm_errors import AesmError
+from kubenclave.wire.metrics import Metrics
+from kubenclave.wire.quoteworker import (
+    QE_REPORT_INFO_SIZE,
+    REPORT_SIZE,
+    InitResult,
+    Op,
+    QuoteRequest,
+    QuoteResult,
+    WorkerReply,
+)
+
+_log = structlog.get_logger()
+
+_RETRY_FIRST: Final = 1.0
+_RETRY_LONGEST: Final = 60.0
+_REMEMBERED_PEERS: Final = 4096
+_PPID_QUOTE_SIZE: Final = 1456
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceLimits:
+    """Bounds of what clients can make us do; seconds are well under the 15 that Intel's client waits."""
+
+    in_flight: int = 16
+    queued: int = 1024
+    queued_per_peer: int = 256
+    answer_seconds: float = 10.0
+    refresh_seconds: float = 3600.0
+
+
+class Caller(Protocol):
+    """Whoever sent a request."""
+
+    @property
+    def peer(self) -> int:
+        """Process id, 0 if unknown."""
+
+    def answer(self, frame: bytes | None) -> None:
+        """Send the one reply, or close without."""
+
+
+class _Call:
+    """A request that is not answered yet."""
+
+    __slots__ = ("caller", "over", "peer", "request")
+
+    def __init__(self, request: aesm.GetQuote | aesm.InitQuote, caller: Caller, peer: int) -> None:
+        self.request = request
+        self.caller = caller
+        self.peer = peer
+        self.over = False
+
+
+class QuoteService:
+    """Answers requests with the help of a worker."""
+
+    def __init__(self, worker: Worker, metrics: Metrics, limits: ServiceLimits | None = None) -> None:
+        self._limits: Final = limits or ServiceLimits()
+        self._worker: Final = worker
+        self._requests: Final = metrics.counter(
+            "kubenclave_aesm_requests_total", "AESM requests by message and error", "message", "error"
+        )
+        self._originals: Final = metrics.counter(
+            "kubenclave_quote_worker_errors_total", "Errors of the quoting library", "error", "original"
+        )
+        self._queue: Final = FairQueue[_Call](self._limits.queued_per_peer, self._limits.queued)
+        self._deadlines: Final = Deadlines[_Call](self._limits.answer_seconds, self._expired)
+        self._stuck = 0
+        self._init: InitResult | None = None
+        self._init_error = AesmError.BUSY
+        self._init_failed_at = float("-inf")
+        self._initialising = False
+        self._init_waiters: list[_Call] = []
+        self._init_wanted = asyncio.Event()
+        self._initialised = asyncio.Event()
+        self._refused_quotes = False
+        self._told: Final[OrderedDict[int, None]] = OrderedDict()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a quote would be made now."""
+        return self._init is not None and self._worker.state is WorkerState.UP
+
+    @property
+    def findings(self) -> list[str]:
+        """What stands in the way of quotes."""
+        if self.ready:
+            return []
+        if self._worker.state is not WorkerState.UP:
+            return [f"the worker is {self._worker.state.value}"]
+        return [f"the attestation key is not initialised: {self._init_error.name}"]
+
+    async def wait_initialised(self) -> None:
+        """Return once an attestation key is there."""
+        await self._initialised.wait()
+
+    def worker_lost(self) -> None:
+        """Take note that the worker's state is gone."""
+        self._forget_key(AesmError.BUSY)
+
+    def handle(self, body: bytes, caller: Caller) -> None:
+        """Answer a request, at once or later; a request that means nothing to us is answered by closing."""
+        try:
+            request = aesm.decode_request(body)
+        except FormatError:
+            caller.answer(None)
+            return
+        match request:
+            case aesm.GetQuote():
+                self._quote(request, caller)
+            case aesm.InitQuote():
+                self._init_quote(request, caller)
+            case aesm.GetQuoteSize():
+                self._finish(request, caller, self._quote_size(request))
+            case _:
+                self._finish(request, caller, keyids.answer(request))
+
+    async def keep_initialised(self) -> None:
+        """Initialise whenever that is needed, until cancelled."""
+        delay = _RETRY_FIRST
+        while True:
+            await self._worker.wait_up()
+            self._init_wanted.clear()
+            error = await self._initialise()
+            if error is AesmError.SUCCESS:
+                delay = _RETRY_FIRST
+                wait = self._limits.refresh_seconds
+            else:
+                wait = delay
+                delay = min(delay * 2, _RETRY_LONGEST)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._init_wanted.wait()
+
+    # --- initialisation
+
+    async def _initialise(self) -> AesmError:
+        self._initialising = True
+        try:
+            reply = await self._worker.ask(Op.INIT)
+        finally:
+            self._initialising = False
+        error = self._error_of(reply)
+        if error is AesmError.SUCCESS:
+            try:
+                error = self._take_init(InitResult.parse(reply.payload))
+            except FormatError as problem:
+                self._worker.restart(str(problem))
+                error = AesmError.UNEXPECTED_ERROR
+        if error is not AesmError.SUCCESS:
+            self._init_error = error
+            self._init_failed_at = asyncio.get_running_loop().time()
+            _log.warning("quotes.init_failed", error=error.name, original=hex(reply.original))
+        waiters, self._init_waiters = self._init_waiters, []
+        for call in waiters:
+            self._answer_init(call, error)
+        return error
+
+    def _take_init(self, init: InitResult) -> AesmError:
+        if init.quote_size == _PPID_QUOTE_SIZE:
+            # Without a usable provider library the quotes would carry an encrypted PPID that verifiers reject.
+            self._forget_key(AesmError.NO_PLATFORM_CERT_DATA)
+            return AesmError.NO_PLATFORM_CERT_DATA
+        if self._init is None or self._init.target_info != init.target_info:
+            self._told.clear()
+            _log.info("quotes.initialised", quote_size=init.quote_size)
+        self._init = init
+        self._initialised.set()
+        self._worker.healthy()
+        return AesmError.SUCCESS
+
+    def _forget_key(self, error: AesmError) -> None:
+        self._init = None
+        self._init_error = error
+        self._initialised.clear()
+        self._init_wanted.set()
+
+    def _init_quote(self, request: aesm.InitQuote, caller: Caller) -> None:
+        if (error := keyids.problem(request.key_id)) is not None:
+            self._refuse(request, caller, error)
+        elif not request.with_pub_key_id:
+            # buf_size is stack garbage here, and a key in the reply would crash the client.
+            self._finish(request, caller, aesm.QuoteInit(bytes(512)))
+        elif request.buf_size != aesm.PUB_KEY_ID_SIZE:
+            self._refuse(request, caller, AesmError.PARAMETER_ERROR)
+        else:
+            call = _Call(request, caller, caller.peer)
+            if self._init is not None:
+                self._answer_init(call, AesmError.SUCCESS)
+            elif self._worker.state is WorkerState.FAILING:
+                self._answer_init(call, AesmError.SERVICE_UNAVAILABLE)
+            elif not self._initialising and self._failed_just_now():
+                self._answer_init(call, self._init_error)
+            elif len(self._init_waiters) >= self._limits.queued:
+                self._answer_init(call, AesmError.BUSY)
+            else:
+                self._init_waiters.append(call)
+                self._deadlines.add(call)
+                self._init_wanted.set()
+
+    def _failed_just_now(self) -> bool:
+        return asyncio.get_running_loop().time() - self._init_failed_at < _RETRY_FIRST
+
+    def _answer_init(self, call: _Call, error: AesmError) -> None:
+        if call.over:
+            return
+        call.over = True
+        self._deadlines.discard(call)
+        if self._init is None or error is not AesmError.SUCCESS:
+            self._refuse(call.request, call.caller, error)
+            return
+        self._told[call.peer] = None
+        if len(self._told) > _REMEMBERED_PEERS:
+            self._told.popitem(last=False)
+        self._finish(call.request, call.caller, aesm.QuoteInit(self._init.target_info, self._init.pub_key_id))
+
+    # --- quotes
+
+    def _quote_size(self, request: aesm.GetQuoteSize) -> aesm.Reply:
+        error = keyids.problem(request.key_id)
+        if error is None and self._init is not None:
+            return aesm.QuoteSize(self._init.quote_size)
+        return aesm.Refusal(request, error or self._no_key())
+
+    def _no_key(self) -> AesmError:
+        state = self._worker.state
+        return AesmError.ATT_KEY_NOT_INITIALIZED if state is WorkerState.UP else state.error
+
+    def _quote(self, request: aesm.GetQuote, caller: Caller) -> None:
+        error = self._quote_problem(request)
+        if error is None:
+            call = _Call(request, caller, caller.peer)
+            if self._stuck or not self._queue.put(call.peer, call):
+                error = AesmError.BUSY
+            else:
+                self._deadlines.add(call)
+                self._dispatch()
+                return
+        self._refuse(request, caller, error)
+
+    def _quote_problem(self, request: aesm.GetQuote) -> AesmError | None:
+        if request.report is None or request.buf_size is None:
+            return AesmError.UNEXPECTED_ERROR
+        if (error := keyids.problem(request.key_id)) is not None:
+            return error
+        info = request.qe_report_info
+        if len(request.report) != REPORT_SIZE or (info is not None and len(info) != QE_REPORT_INFO_SIZE):
+            return AesmError.PARAMETER_ERROR
+        if self._init is None:
+            return self._no_key()
+        if not self._init.quote_size <= request.buf_size <= aesm.MAX_BUFFER:
+            return AesmError.PARAMETER_ERROR
+        return None
+
+    def _dispatch(self) -> None:
+        while self._worker.outstanding < self._limits.in_flight and (call := self._queue.get()) is not None:
+            if not call.over:
+                self._send(call, call.request)
+
+    def _send(self, call: _Call, request: aesm.GetQuote | aesm.InitQuote) -> None:
+        assert isinstance(request, aesm.GetQuote)
+        assert request.report is not None
+        payload = QuoteRequest(request.report, request.qe_report_info).build()
+        self._worker.call(Op.QUOTE, payload, lambda reply: self._quoted(call, request, reply))
+
+    def _quoted(self, call: _Call, request: aesm.GetQuote, reply: WorkerReply) -> None:
+        if call.over:
+            self._stuck -= 1
+        else:
+            call.over = True
+            self._deadlines.discard(call)
+            self._finish(request, call.caller, self._quote_reply(call, request, reply))
+        self._dispatch()
+
+    def _quote_reply(self, call: _Call, request: aesm.GetQuote, reply: WorkerReply) -> aesm.Reply:
+        error = self._error_of(reply)
+        if error is not AesmError.SUCCESS:
+            return aesm.Refusal(request, self._quote_error(call, error))
+        assert request.buf_size is not None
+        try:
+            result = QuoteResult.parse(reply.payload)
+        except FormatError as problem:
+            self._worker.restart(str(problem))
+            return aesm.Refusal(request, AesmError.UNEXPECTED_ERROR)
+        quote = result.quote
+        if keyids.identifies_by_ppid(quote):
+            self._forget_key(AesmError.NO_PLATFORM_CERT_DATA)
+            return aesm.Refusal(request, AesmError.NO_PLATFORM_CERT_DATA)
+        if self._init is not None and len(quote) > self._init.quote_size:
+            self._init = replace(self._init, quote_size=len(quote))  # the certificate chain has changed
+        if len(quote) > request.buf_size:
+            return aesm.Refusal(request, AesmError.PARAMETER_ERROR)
+        return aesm.Quote(quote.ljust(request.buf_size, b"\0"), result.qe_report_info)
+
+    def _quote_error(self, call: _Call, error: AesmError) -> AesmError:
+        if error is AesmError.ATT_KEY_NOT_INITIALIZED:
+            self._forget_key(error)
+        elif error in {AesmError.NO_PLATFORM_CERT_DATA, AesmError.ENCLAVE_LOST}:
+            self._init_wanted.set()
+        elif error in {AesmError.INVALID_REPORT, AesmError.ERROR_REPORT} and call.peer not in self._told:
+            # Perhaps the REPORT is for the quoting enclave of before a restart or an upgrade. Clients take 47 as final,
+            # while 42 makes them fetch the target info anew, so they get that once.
+            self._told[call.peer] = None
+            return AesmError.ATT_KEY_NOT_INITIALIZED
+        return error
+
+    # --- common
+
+    def _expired(self, call: _Call) -> None:
+        """Tell the client to come back rather than let it run into its own timeout."""
+        call.over = True
+        if isinstance(call.request, aesm.GetQuote):
+            self._stuck += 1
+        self._refuse(call.request, call.caller, AesmError.BUSY)
+
+    def _error_of(self, reply: WorkerReply) -> AesmError:
+        error = AesmError.from_number(reply.error)
+        if error is not AesmError.SUCCESS:
+            self._originals.inc(error.name, hex(reply.original))
+            _log.info("worker.error", error=error.name, original=hex(reply.original))
+        return error
+
+    def _refuse(self, request: aesm.Request, caller: Caller, error: AesmError) -> None:
+        self._finish(request, caller, aesm.Refusal(request, error))
+
+    def _finish(self, request: aesm.Request, caller: Caller, reply: aesm.Reply) -> None:
+        error = reply.error.name if isinstance(reply, aesm.Refusal) else "SUCCESS"
+        self._requests.inc(type(request).__name__, error)
+        caller.answer(aesm.encode_reply(reply))

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gramine's memory layout: known answers of its signing tool, and what cannot be laid out."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from kubenclave.errors import FormatError
+from kubenclave.sgx.gramine import GramineEnclave, Pal
+from kubenclave.sgx.sigstruct import Sigstruct
+
+VECTORS = ["minimal", "page-boundary-4096", "segments-debug", "trusted-tree"]
+
+
+def elf(*segments: tuple[int, int, int, int, int], machine: int = 62, entry: int = 0x1010, size: int = 0x400) -> bytes:
+    """An ELF file with (flags, offset, address, bytes in file, bytes in memory) as its PT_LOADs, and one PT_NOTE."""
+    header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    header += struct.pack("<HHIQQQIHHHHHH", 3, machine, 1, entry, 64, 0, 0, 64, 56, len(segments) + 1, 0, 0, 0)
+    table = struct.pack("<IIQQQQQQ", 4, 4, 0, 0, 0, 8, 8, 4)
+    for flags, offset, address, in_file, in_memory in segments:
+        table += struct.pack("<IIQQQQQQ", 1, flags, offset, address, 0, in_file, in_memory, 4096)
+    return (header + table).ljust(size, b"\x90")
+
+
+PAL = elf((5, 0, 0x1000, 0x200, 0x1800), (6, 0x200, 0x4010, 0x10, 0x20), (4, 0, 0x9000, 0, 0))
+MANIFEST = b'[sgx]\nenclave_size = "16M"\nmax_threads = 2\n'
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+def test_layout_measurement_and_template_are_those_of_gramine(shared_data: Path, vector: str) -> None:
+    folder = shared_data / "enclaves" / "gramine" / vector
+    expected = json.loads((folder / "expected.json").read_text())
+    pal = (folder.parent / expected["pal"]).read_bytes()
+    enclave = GramineEnclave.parse((folder / "app.manifest.sgx").read_bytes(), pal)
+    laid_out = [
+        (a.name, hex(a.pages.offset), hex(a.pages.count * 4096), hex(a.pages.sec_info.flags), bool(a.pages.content))
+        for a in enclave.areas
+    ]
+    assert laid_out == [(a["area"], a["addr"], a["size"], a["secinfo"], a["measured"]) for a in expected["areas"]]
+    assert enclave.mr_enclave().hex() == expected["sigstruct"]["mrenclave"]
+    theirs = Sigstruct.parse((folder / "app.sig").read_bytes())
+    assert enclave.sigstruct(theirs.date).signed_bytes() == theirs.signed_bytes()
+
+
+def test_a_pal_is_read() -> None:
+    pal = Pal.parse(PAL)
+    assert (pal.entry, pal.size, len(pal.segments)) == (0x10, 0x4000, 2)
+    assert [(s.offset, s.pages, s.flags, s.lead) for s in pal.segments] == [(0, 2, 5, 0), (0x3000, 1, 3, 0x10)]
+
+
+def test_edmm_leaves_free_memory_out() -> None:
+    plain = GramineEnclave.parse(MANIFEST, PAL)
+    edmm = GramineEnclave.parse(MANIFEST + b"edmm_enable = true\n", PAL)
+    assert plain.areas[-1].name == "free"
+    assert edmm.areas[-1].name == "pal-segment"
+    assert plain.pages > edmm.pages
+    assert GramineEnclave.parse(b"[sgx]\nedmm_enable = true\n", PAL).size == 1 << 40
+    assert GramineEnclave.parse(b"", PAL).size == 256 << 20
+
+
+def test_an_enclave_may_be_full() -> None:
+    """With one page to spare above 64 KiB there is a free area, with none there is not."""
+    manifest = b'[sgx]\nenclave_size = "512K"\nmax_threads = 1\n'
+    room = 0x80000 - 0x10000 - 0x1000 - 0x8000 - 0x2000 - 0x50000
+    full = GramineEnclave.parse(manifest, elf((5, 0, 0, 1, room)))
+    assert full.areas[-1].name == "pal-segment"
+    assert GramineEnclave.parse(manifest, elf((5, 0, 0, 1, room - 0x1000))).areas[-1].pages.count == 1
+    with pytest.raises(FormatError) as caught:
+        GramineEnclave.parse(manifest, elf((5, 0, 0, 1, room + 1)))
+    assert caught.value.code == "gramine.size"
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (b"max_threads = 0", "sgx.max_threads"),
+        (b"max_threads = true", "sgx.max_threads"),
+        (b'max_threads = "4"', "sgx.max_threads"),
+        (b"enclave_size = 16777216", "sgx.enclave_size"),
+        (b'enclave_size = "16Mi"', "sgx.enclave_size"),
+        (b'enclave_size = "24M"', "sgx.enclave_size"),
+        (b'enclave_size = "4096"', "sgx.enclave_size"),
+        (b'enclave_size = "2048G"', "sgx.enclave_size"),
+        (b'enclave_size = "0100"', "sgx.enclave_size"),
+        (b'edmm_enable = "no"', "sgx.edmm_enable"),
+    ],
+)
+def test_options_that_mean_nothing(options: bytes, field: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        GramineEnclave.parse(b"[sgx]\n" + options + b"\n", PAL)
+    assert (caught.value.code, caught.value.field) == ("gramine.manifest", field)
+
+
+@pytest.mark.parametrize("manifest", [b"sgx = 1", b"\xff", b"[sgx", b"x = 1\nx = 2"])
+def test_manifests_that_are_none(manifest: bytes) -> None:
+    with pytest.raises(FormatError) as caught:
+        GramineEnclave.parse(manifest, PAL)
+    assert caught.value.code == "gramine.manifest"
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (b"debug = 1", "sgx.debug"),
+        (b"isvsvn = 65536", "sgx.isvsvn"),
+        (b"isvprodid = true", "sgx.isvprodid"),
+        (b"cpu_features = []", "sgx.cpu_features"),
+    ],
+)
+def test_options_no_sigstruct_can_hold(options: bytes, field: str) -> None:
+    enclave = GramineEnclave.parse(MANIFEST + options + b"\n", PAL)
+    with pytest.raises(FormatError) as caught:
+        enclave.sigstruct()
+    assert caught.value.field == field
+
+
+def test_hexadecimal_sizes_are_read() -> None:
+    assert GramineEnclave.parse(b'[sgx]\nenclave_size = "0x4000K"\n', PAL).size == 16 << 20
+
+
+@pytest.mark.parametrize(
+    "pal",
+    [
+        b"",
+        b"MZ".ljust(100, b"\0"),
+        elf((5, 0, 0, 1, 1), machine=40),
+        elf(),
+        elf((5, 0, 0, 1, 1))[:80].ljust(100, b"\0"),
+        elf((5, 0, 0, 1, 65 << 20)),
+        elf((5, 0x300, 0, 0x200, 0x200)),
+        elf((5, 0, 0, 2, 1)),
+        elf((5, 0, 0, 1, 0x1000), (6, 0, 0x800, 1, 1)),
+    ],
+)
+def test_pals_that_are_none(pal: bytes) -> None:
+    with pytest.raises(FormatError) as caught:
+        Pal.parse(pal)
+    assert caught.value.code == "gramine.pal"
