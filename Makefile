@@ -1,60 +1,81 @@
 # One file to set up, try and test the project. `make demo` and `make test` do everything they need.
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
-export PYTHONDONTWRITEBYTECODE := 1
+# PYTHON=... names another interpreter than the first one on PATH that will do.
+PYTHON  ?=
+WORKERS ?= 2
+VENV    := .venv
+BIN     := $(VENV)/bin
+RUN     := $(VENV)/.installed-run
+DEV     := $(VENV)/.installed-dev
+PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+STRICT  := src/kubenclave/sgx/*,src/kubenclave/wire/*,src/kubenclave/dcap/*
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check pytest coverage fuzz bench vectors proto lock clean
+.NOTPARALLEL:
+.PHONY: help demo test check pytest coverage wheel-test fuzz bench vectors proto lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-$(STAMP): pyproject.toml requirements/dev.txt tools/prerequisites.sh
-	@sh tools/prerequisites.sh "$(PYTHON)"
-	@echo "==> installing into $(VENV) (once, about half a minute)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+# What running needs: seconds.
+$(RUN): pyproject.toml requirements/run.txt tools/prerequisites.sh
+	@python=$$(sh tools/prerequisites.sh $(PYTHON)) && \
+	  echo "==> installing into $(VENV) with $$python (once)" && $$python -m venv $(VENV)
+	@$(PIP) --require-hashes -r requirements/run.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(STAMP) ## one workload from EPC to verdict on this machine, no SGX needed
+# What developing needs on top of it.
+$(DEV): $(RUN) requirements/dev.txt
+	@echo "==> installing the tools of the tests (once, about half a minute)"
+	@$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+demo: $(RUN) ## one workload from EPC to verdict on this machine, no SGX needed
 	@$(BIN)/kubenclave demo
 
 test: check pytest coverage ## everything that must hold before a change lands
 
-check: $(STAMP) ## style, types and layers
+check: $(DEV) ## style, types and layers
 	@echo "==> ruff" && $(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
 	@echo "==> mypy" && $(BIN)/mypy --no-error-summary
 	@echo "==> layers" && $(BIN)/lint-imports --no-logo
 
-pytest: $(STAMP)
+pytest: $(DEV) ## the tests alone; PYTEST_ARGS="-k quote" for some of them
 	@echo "==> pytest"
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest -n 2 $(PYTEST_ARGS)
+	@$(BIN)/coverage run -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
-coverage: $(STAMP)
-	@echo "==> coverage"
+coverage: $(DEV)
+	@echo "==> coverage: 100 % of formats, protocols and verification, 90 % of the rest"
 	@$(BIN)/coverage combine --quiet
-	@$(BIN)/coverage report --include='src/kubenclave/sgx/*,src/kubenclave/wire/*,src/kubenclave/dcap/*' --fail-under=100
-	@$(BIN)/coverage report --omit='src/kubenclave/sgx/*,src/kubenclave/wire/*,src/kubenclave/dcap/*' --fail-under=90
+	@$(BIN)/coverage report --include='$(STRICT)' --fail-under=100
+	@$(BIN)/coverage report --omit='$(STRICT)' --fail-under=90
 
-fuzz: $(STAMP) ## every parser against garbage, for FUZZ_EXAMPLES examples each
-	@KUBENCLAVE_FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/pytest -n 2 --timeout 3600 tests/fuzz tests/property
+wheel-test: $(DEV) ## all tests against the built wheel in place of the sources
+	@rm -rf .cache/wheel && $(BIN)/python -m hatchling build -t wheel -d .cache/wheel >/dev/null 2>&1
+	@$(BIN)/python -m zipfile -e .cache/wheel/*.whl .cache/wheel/unpacked
+	@PYTHONPATH=$(CURDIR)/.cache/wheel/unpacked $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
-bench: $(STAMP) ## figures of docs/benchmarks.md, with their peers in the same run
-	@$(BIN)/python -m benchmarks
+fuzz: $(DEV) ## every parser against garbage, FUZZ_EXAMPLES (20000) times each
+	@KUBENCLAVE_FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 tests/fuzz tests/property
 
-vectors: $(STAMP) ## make the project's own vectors anew (they are checked in)
+bench: $(DEV) ## figures of docs/benchmarks.md, with their peers in the same run
+	@$(BIN)/python -m benchmarks --json .cache/benchmarks.json $(BENCH_ARGS)
+
+vectors: $(DEV) ## make the project's own vectors anew (they are checked in)
 	@$(BIN)/python vectors/generate.py
 
-proto: $(STAMP) ## make src/kubenclave/_proto anew (it is checked in)
+proto: $(DEV) ## make src/kubenclave/_proto anew (it is checked in)
 	@$(BIN)/python tools/generate_proto.py
 
-lock: ## pin the newest versions that pyproject.toml allows, with hashes (needs uv)
-	uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --all-extras --group dev \
-	  --no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements/dev.txt
+LOCK := .cache/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-emit-index-url --no-emit-find-links pyproject.toml
+
+lock: ## pin the newest versions that pyproject.toml allows, with hashes
+	@python=$$(sh tools/prerequisites.sh $(PYTHON)) && $$python -m venv .cache/lock
+	@.cache/lock/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13'
+	@$(LOCK) --upgrade --all-extras --group dev -o requirements/dev.txt
+	@$(LOCK) --upgrade --extra local --group build --constraint requirements/dev.txt -o requirements/run.txt
 
 clean: ## remove what make made
 	rm -rf $(VENV) .cache .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

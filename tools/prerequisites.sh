@@ -1,20 +1,29 @@
 #!/bin/sh
-# Names what is missing on this machine, and the line that installs it.
+# Prints the Python to use: the one given, or the first on PATH that will do.
+# Where none will do, names what is missing and the line that installs it.
 set -u
-python=${1:-python3}
 
-if ! command -v "$python" >/dev/null 2>&1; then
-  echo "missing: $python. Install it with:  apt-get install python3 python3-venv" >&2
-  exit 1
-fi
-if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-  echo "found $("$python" --version), needed Python 3.11 or newer." >&2
-  echo "Install one (Debian 12 and Ubuntu 24.04 have it; on Ubuntu 22.04: apt-get install python3.11 python3.11-venv)" >&2
-  echo "and name it:  make PYTHON=python3.11 ..." >&2
-  exit 1
-fi
-if ! "$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then
-  version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-  echo "missing: the venv module of $python. Install it with:  apt-get install python3-venv  (or python$version-venv)" >&2
-  exit 1
-fi
+problem() { # of one interpreter; empty when it will do
+  if ! command -v "$1" >/dev/null 2>&1; then
+    echo "missing: $1. Install it with:  sudo apt-get install python3 python3-venv"
+  elif ! "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    echo "$1 is $("$1" --version 2>&1), needed is 3.11 or newer. Install one with:  sudo apt-get install python3.11 python3.11-venv"
+  elif ! "$1" -c 'import ensurepip, venv' 2>/dev/null; then
+    version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    echo "missing: the module venv of $1. Install it with:  sudo apt-get install python$version-venv"
+  fi
+}
+
+for python in ${1:-python3 python3.14 python3.13 python3.12 python3.11}; do
+  found=$(problem "$python")
+  if [ -z "$found" ]; then
+    echo "$python"
+    exit 0
+  fi
+  # An older python3 is what to report, unless a newer Python lacks nothing but its venv module.
+  case ${first:-} in
+    "" | *"needed is 3.11"*) case $found in missing:\ python3.*) ;; *) first=$found ;; esac ;;
+  esac
+done
+echo "$first" >&2
+exit 1
