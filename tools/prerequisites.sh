@@ -14,16 +14,18 @@ problem() { # of one interpreter; empty when it will do
   fi
 }
 
+report=
 for python in ${1:-python3 python3.14 python3.13 python3.12 python3.11}; do
   found=$(problem "$python")
   if [ -z "$found" ]; then
     echo "$python"
     exit 0
   fi
-  # An older python3 is what to report, unless a newer Python lacks nothing but its venv module.
-  case ${first:-} in
-    "" | *"needed is 3.11"*) case $found in missing:\ python3.*) ;; *) first=$found ;; esac ;;
+  # A Python that lacks nothing but its venv module is the nearest to report, else the first one.
+  case $found in
+    *"module venv"*) report=$found && break ;;
+    *) report=${report:-$found} ;;
   esac
 done
-echo "$first" >&2
+echo "$report" >&2
 exit 1
