@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kubenclave.platform.base import CpuFacts, EpcSection, EpcSource, Inventory, MachineFacts
-from kubenclave.platform.linux import cpuid, driver, kernel, sysfs
+from kubenclave.platform.linux import cpuid, driver, sysfs
 
 
 class LinuxPlatform:
@@ -40,6 +40,8 @@ class LinuxPlatform:
 
     def machine(self) -> MachineFacts:
         """Return what stays as it is while the machine runs."""
+        from kubenclave.platform.linux import kernel  # noqa: PLC0415  # for the doctor, not for the node agent
+
         release = kernel.release(self._root)
         model, flags = kernel.cpu_flags(self._root)
         return MachineFacts(
