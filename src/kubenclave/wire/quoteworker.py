@@ -13,16 +13,31 @@ each other. The end of the stream ends the worker.
 """
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from kubenclave.errors import FormatError
 from kubenclave.sgx.cursor import Cursor
+from kubenclave.wire.frames import FrameDecoder
+
+__all__ = [
+    "MAX_FRAME",
+    "FrameDecoder",
+    "InitResult",
+    "Op",
+    "QuoteRequest",
+    "QuoteResult",
+    "WorkerReply",
+    "WorkerRequest",
+    "decode_reply",
+    "decode_request",
+    "encode_reply",
+    "encode_request",
+]
 
 MAX_FRAME: Final = 64 * 1024
-"""Bytes that a length field may announce."""
+"""Bytes that a length field may announce; what a FrameDecoder allows unless told otherwise."""
 
 TARGET_INFO_SIZE: Final = 512
 PUB_KEY_ID_SIZE: Final = 32
@@ -170,49 +185,6 @@ def decode_reply(frame: bytes) -> WorkerReply:
         raise _short("worker reply", _REPLY.size, frame)
     _, request_id, error, original = _REPLY.unpack_from(frame)
     return WorkerReply(request_id, error, original, frame[_REPLY.size :])
-
-
-_Decoded = TypeVar("_Decoded")
-
-
-class FrameDecoder(Generic[_Decoded]):
-    """Cuts a byte stream into frames and decodes each: ``FrameDecoder(decode_request)`` in a worker.
-
-    After a FormatError the stream has lost its meaning and the connection has to be closed.
-    """
-
-    def __init__(self, decode: Callable[[bytes], _Decoded], limit: int = MAX_FRAME) -> None:
-        self._decode: Final = decode
-        self._limit: Final = limit
-        self._rest = b""
-
-    @property
-    def pending(self) -> int:
-        """Bytes of a frame that has not arrived entirely."""
-        return len(self._rest)
-
-    def feed(self, data: bytes) -> list[_Decoded]:
-        """Return what ``data`` completes. Raises FormatError for frames over the limit and those that say nothing."""
-        data = self._rest + data if self._rest else data
-        decoded = []
-        start = 0
-        while len(data) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(data, start)
-            if length > self._limit:
-                raise FormatError(
-                    "frame is too long",
-                    code="format.size",
-                    field="length",
-                    expected=f"at most {self._limit} bytes",
-                    found=f"{length} bytes",
-                )
-            end = start + _LENGTH.size + length
-            if end > len(data):
-                break
-            decoded.append(self._decode(data[start:end]))
-            start = end
-        self._rest = data[start:]
-        return decoded
 
 
 def _check_size(field: str, value: bytes, wanted: int) -> None:

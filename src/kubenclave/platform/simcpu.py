@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client of the SIMULATED CPU for programs without an event loop, and the platform as the node agent sees it.
+
+Every simulated enclave is reached through here: the quoting enclave, workloads, tools. No cryptography is needed.
+"""
+
+import fcntl
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from kubenclave.errors import FormatError, PlatformError, UnreachableError
+from kubenclave.platform.base import DriverFlavour, EpcSource, Inventory
+from kubenclave.sgx.attributes import AttributeFlags, Attributes, Xfrm
+from kubenclave.sgx.epc import PAGE_SIZE, EpcSection
+from kubenclave.sgx.keyrequest import KeyRequest
+from kubenclave.sgx.measure import Pages
+from kubenclave.sgx.report import Report, TargetInfo
+from kubenclave.wire import simcpu
+from kubenclave.wire.frames import FrameDecoder
+from kubenclave.wire.simcpu import Code, CpuStatus
+
+__all__ = [
+    "CPU_SOCKET_VARIABLE",
+    "DEFAULT_CPU_SOCKET",
+    "ENCLAVE_VARIABLE",
+    "CpuStatus",
+    "Enclave",
+    "SimulatedPlatform",
+    "socket_path",
+]
+
+CPU_SOCKET_VARIABLE: Final = "KUBENCLAVE_SIM_CPU"
+ENCLAVE_VARIABLE: Final = "KUBENCLAVE_SIM_ENCLAVE"
+DEFAULT_CPU_SOCKET: Final = Path("/run/kubenclave/cpu.sock")
+DEFAULT_TIMEOUT: Final = 15.0
+DEFAULT_ATTRIBUTES: Final = Attributes(AttributeFlags.MODE64BIT, Xfrm.X87 | Xfrm.SSE)
+
+_RECEIVE: Final = 64 * 1024
+_HINTS: Final = {
+    Code.OUT_OF_EPC: "end another enclave, or start the platform with more EPC",
+    Code.INVALID_MEASUREMENT: "the SIGSTRUCT is of another build: sign what is being loaded",
+    Code.INVALID_SIGNATURE: "sign it anew: any changed byte needs a new signature",
+    Code.NOT_AVAILABLE: "the log of the simulated platform says why",
+}
+
+
+def socket_path(env: Mapping[str, str]) -> Path:
+    """Return where the CPU is: what KUBENCLAVE_SIM_CPU says, or the default place."""
+    return Path(env.get(CPU_SOCKET_VARIABLE) or DEFAULT_CPU_SOCKET)
+
+
+class Enclave:
+    """One connection to the CPU, which is one enclave: gone when the last process that holds it closes it.
+
+    Threads and processes that share it take turns. Every method raises PlatformError with code
+    ``simcpu.<name of the CPU's code>`` when the CPU refuses, UnreachableError when it does not answer in time,
+    FormatError when operands have the wrong size.
+    """
+
+    def __init__(self, connection: socket.socket, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Take over a connected socket; ``timeout`` in seconds for each step of an exchange."""
+        self._socket: Final = connection
+        self._turn: Final = threading.Lock()
+        connection.settimeout(timeout)
+
+    @classmethod
+    def connect(cls, path: Path | str, *, timeout: float = DEFAULT_TIMEOUT) -> Self:
+        """Connect to the CPU's socket; there is no enclave yet. Raises UnreachableError."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(timeout)
+            connection.connect(os.fspath(path))
+        except OSError as error:
+            connection.close()
+            raise _unreachable(f"no SIMULATED CPU at {path}: {error.strerror or error}") from error
+        return cls(connection, timeout=timeout)
+
+    @classmethod
+    def inherited(cls, env: Mapping[str, str], *, timeout: float = DEFAULT_TIMEOUT) -> Self | None:
+        """Return the enclave that ``kubenclave sim run`` has loaded for this process, None when there is none.
+
+        Raises PlatformError with code ``simcpu.inherited`` when the descriptor that KUBENCLAVE_SIM_ENCLAVE names
+        has not come along.
+        """
+        number = env.get(ENCLAVE_VARIABLE)
+        if not number:
+            return None
+        try:
+            connection = socket.socket(fileno=os.dup(int(number)))
+        except (ValueError, OverflowError, OSError) as error:
+            raise _lost(number) from error
+        if connection.family != socket.AF_UNIX or connection.type != socket.SOCK_STREAM:
+            connection.close()
+            raise _lost(number)
+        return cls(connection, timeout=timeout)
+
+    def create(
+        self,
+        size: int,
+        ssa_frame_size: int = 1,
+        *,
+        attributes: Attributes = DEFAULT_ATTRIBUTES,
+        misc_select: int = 0,
+        cet_attributes: int = 0,
+        config_svn: int = 0,
+        config_id: bytes = bytes(64),
+    ) -> None:
+        """ECREATE of ``size`` bytes, with SSA frames of ``ssa_frame_size`` pages. Takes one page of EPC."""
+        self._ask(
+            simcpu.Create(
+                size=size,
+                ssa_frame_size=ssa_frame_size,
+                misc_select=misc_select,
+                cet_attributes=cet_attributes,
+                attributes=attributes,
+                config_svn=config_svn,
+                config_id=config_id,
+            )
+        )
+
+    def add(self, pages: Pages) -> None:
+        """EADD, and EEXTEND where there is content; takes ``count`` pages of EPC."""
+        step = simcpu.PAGES_PER_FRAME
+        if pages.content is None or pages.count <= step:
+            self._ask(simcpu.Add(pages))
+            return
+        for start in range(0, pages.count, step):
+            at = start * PAGE_SIZE
+            content = pages.content[at : at + step * PAGE_SIZE]
+            count = min(step, pages.count - start)
+            self._ask(simcpu.Add(Pages(pages.offset + at, pages.sec_info, count, content)))
+
+    def extend(self, offset: int, chunk: bytes) -> None:
+        """EEXTEND of 256 bytes at ``offset``."""
+        self._ask(simcpu.Extend(offset, chunk))
+
+    def measured(self, mr_enclave: bytes, pages: int) -> None:
+        """Give a measurement in place of pages; as many are taken from the EPC."""
+        self._ask(simcpu.Measured(mr_enclave, pages))
+
+    def init(self, sigstruct: bytes) -> None:
+        """EINIT with a SIGSTRUCT of 1808 bytes."""
+        self._ask(simcpu.Init(sigstruct))
+
+    def report(self, target_info: TargetInfo | bytes, report_data: bytes) -> bytes:
+        """EREPORT: return the REPORT (432 bytes) of this enclave for a target; ``report_data`` is 64 bytes."""
+        target = target_info if isinstance(target_info, bytes) else target_info.build()
+        return self._ask(simcpu.MakeReport(target, report_data))
+
+    def key(self, request: KeyRequest) -> bytes:
+        """EGETKEY: return a key of this enclave, 16 bytes."""
+        return self._ask(simcpu.GetKey(request.build()))
+
+    def target_info(self) -> TargetInfo:
+        """Return the TARGETINFO that names this enclave, read from a REPORT of its own."""
+        return TargetInfo.of(Report.parse(self.report(bytes(512), bytes(64))).body)
+
+    def status(self) -> CpuStatus:
+        """Return how much EPC the CPU has."""
+        return CpuStatus.parse(self._ask(simcpu.GetStatus()))
+
+    def pck_chain(self) -> bytes:
+        """Return the platform's PCK certificate chain: PEM, leaf first, root last."""
+        return self._ask(simcpu.GetPckChain())
+
+    def fileno(self) -> int:
+        """Return the connection's descriptor, to be inherited by another process."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close the connection; the enclave ends unless another process holds it too."""
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, request: simcpu.Request) -> bytes:
+        frame = simcpu.encode_request(request)
+        try:
+            with self._turn, _alone(self._socket):
+                reply = self._exchange(frame)
+        except OSError as error:
+            raise _unreachable(f"the SIMULATED CPU does not answer: {error.strerror or error}") from error
+        if reply.code is not Code.SUCCESS:
+            raise _refused(simcpu.op_of(request), reply)
+        return reply.check(request)
+
+    def _exchange(self, frame: bytes) -> simcpu.Reply:
+        decoder = FrameDecoder(simcpu.decode_reply, simcpu.MAX_FRAME)
+        try:
+            self._socket.sendall(frame)
+            while data := self._socket.recv(_RECEIVE):
+                if replies := decoder.feed(data):
+                    return replies[0]
+        except (OSError, FormatError):
+            # Half a request or an unread reply is in the stream now; nobody may take it for the next one's.
+            self._break()
+            raise
+        raise _unreachable("the SIMULATED CPU has ended this enclave")
+
+    def _break(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class SimulatedPlatform:
+    """The simulated platform behind a CPU socket, for the node agent. Satisfies ``platform.base.Platform``."""
+
+    def __init__(self, path: Path | str, *, timeout: float = 2.0) -> None:
+        self._path: Final = Path(path)
+        self._timeout: Final = timeout
+
+    def inventory(self) -> Inventory:
+        """Return what the CPU offers. Raises UnreachableError when it does not answer in time."""
+        with Enclave.connect(self._path, timeout=self._timeout) as connection:
+            status = connection.status()
+        return Inventory(
+            driver=DriverFlavour.SIMULATED,
+            sections=(EpcSection(0, status.epc_total),),
+            epc_source=EpcSource.SIMULATED,
+            cpu_socket=str(self._path),
+        )
+
+
+@contextmanager
+def _alone(connection: socket.socket) -> Iterator[None]:
+    """Keep other processes that hold the same connection out: their requests would get our replies."""
+    fcntl.lockf(connection, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.lockf(connection, fcntl.LOCK_UN)
+
+
+def _refused(op: simcpu.Op, reply: simcpu.Reply) -> PlatformError:
+    reason = f": {reply.reason}" if reply.reason else ""
+    return PlatformError(
+        f"the SIMULATED CPU refused {op.name} with {reply.code.name}{reason}",
+        code=f"simcpu.{reply.code.slug}",
+        hint=_HINTS.get(reply.code),
+    )
+
+
+def _unreachable(message: str) -> UnreachableError:
+    return UnreachableError(
+        message,
+        code="simcpu.unreachable",
+        hint=f"'kubenclave sim start' or 'kubenclave up' runs one; {CPU_SOCKET_VARIABLE} says where it is",
+    )
+
+
+def _lost(number: str) -> PlatformError:
+    return PlatformError(
+        f"the enclave's descriptor {number[:20]!r} has not come along",
+        code="simcpu.inherited",
+        expected="a connection to the SIMULATED CPU",
+        hint="programs between 'kubenclave sim run' and here must not close it",
+    )
