@@ -48,7 +48,7 @@ class KubenclaveError(Exception):
 
     def __str__(self) -> str:
         text = self.message
-        if self.field:
+        if self.field and not text.startswith(self.field):
             text = f"{self.field}: {text}"
         if self.expected is not None or self.found is not None:
             text += f" (expected {self.expected}, found {self.found})"

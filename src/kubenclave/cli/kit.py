@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
-from kubenclave.errors import KubenclaveError, UsageError
+from kubenclave.errors import Finding, KubenclaveError, PolicyError, UsageError, VerificationError
 
 MAX_INPUT: Final = 64 << 20
 
@@ -30,6 +30,7 @@ class ExitCode(IntEnum):
     BAD_INPUT = 3
     UNREACHABLE = 4
     PLATFORM = 5
+    INTERNAL = 70
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -105,13 +106,30 @@ def warn(text: str) -> None:
 
 
 def report(error: KubenclaveError, form: OutputFormat) -> None:
-    """Show an error: code, message and hint on stderr, or one JSON object on stdout."""
+    """Show an error: code, message, findings and hint on stderr, or one JSON object on stdout.
+
+    A verdict that is no says so in JSON (``accepted``), where a verdict that is yes has the same key.
+    """
+    refused = isinstance(error, VerificationError)
     if form is OutputFormat.JSON:
-        click.echo(json.dumps({"error": error.as_dict()}, indent=2))
+        document = {**({"accepted": False} if refused else {}), "error": error.as_dict()}
+        click.echo(json.dumps(document, indent=2))
         return
-    click.echo(f"{click.style('error', fg='red', bold=True)}[{error.code}]: {error}", err=True)
+    mark = click.style("refused" if refused else "error", fg="red", bold=True)
+    if isinstance(error, PolicyError):
+        say(f"{mark}[{error.code}]: not what is wanted\n{finding_lines(error.findings)}")
+    else:
+        say(f"{mark}[{error.code}]: {error}")
     if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+        say(f"hint: {error.hint}")
+
+
+def finding_lines(findings: Iterable[Finding]) -> str:
+    """Return findings as text: what was expected above what was found, so that the eye can compare them."""
+    rows = []
+    for one in findings:
+        rows += [(f"  {one.field}", "expected", one.expected), ("", "found", one.found)]
+    return table(rows)
 
 
 def examples(*lines: str) -> str:
@@ -149,7 +167,7 @@ def read_input(path: str, *, what: str = "file", limit: int = MAX_INPUT) -> byte
     if len(content) > limit:
         raise UsageError(
             f"the {what} {path} is too large",
-            code="cli.input_size",
+            code="cli.input-size",
             expected=f"at most {limit} bytes",
             found="more",
         )

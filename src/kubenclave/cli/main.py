@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``kubenclave``: a table of nouns, each imported when it is used.
 
-Exit codes: 0 good, 1 the verdict is no, 2 misuse, 3 bad input, 4 not reachable, 5 platform, 130 interrupted.
+Exit codes: 0 good, 1 the verdict is no, 2 misuse, 3 bad input, 4 not reachable, 5 platform, 70 a mistake of ours,
+130 interrupted, 141 nobody reads the output.
 """
 
 import importlib
@@ -9,7 +10,7 @@ import itertools
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import click
 from click.shell_completion import CompletionItem
@@ -36,6 +37,10 @@ NOUNS: Final = {
 }
 
 
+# Errors that come before --output was read.
+_BEFORE_OPTIONS: Final = frozenset({"cli.misuse", "cli.extra"})
+
+
 class Nouns(click.Group):
     """A group that knows its commands' names and help without importing them."""
 
@@ -44,21 +49,18 @@ class Nouns(click.Group):
         return list(NOUNS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a noun. Raises PlatformError when it needs packages that are not installed."""
+        """Import a noun."""
         if cmd_name not in NOUNS:
             return None
-        try:
-            module = importlib.import_module(f"kubenclave.cli.{cmd_name}")
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] == PROGRAM:
-                raise
-            raise PlatformError(
-                f"'{PROGRAM} {cmd_name}' needs the Python package {error.name}",
-                code="cli.extra",
-                hint=f"pip install '{PROGRAM}[local]'",
-            ) from error
-        command: click.Command = module.command
+        command: click.Command = importlib.import_module(f"kubenclave.cli.{cmd_name}").command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. A reader that went away must not look like exit code 1, which click would make of it."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _NobodyReadsError from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table into the help."""
@@ -91,35 +93,69 @@ def cli() -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (that of the process by default) and return its exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    invocation = kit.Invocation()
-    failure: KubenclaveError
+    try:
+        code = _run(words, kit.Invocation())
+        sys.stdout.flush()  # here, where it can still be noticed that nobody reads
+    except (_NobodyReadsError, BrokenPipeError):
+        # keep the interpreter from flushing into the pipe at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return kit.ExitCode.BROKEN_PIPE
+    except KeyboardInterrupt:
+        return kit.ExitCode.INTERRUPTED
+    return code
+
+
+def _run(words: Sequence[str], invocation: kit.Invocation) -> int:
     try:
         result = cli.main(args=words, prog_name=PROGRAM, obj=invocation, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return kit.ExitCode.MISUSE
-    except click.ClickException as error:
-        invocation.output = _form(words)  # the option may not have been reached
-        failure = _misuse(error)
-    except KubenclaveError as error:
-        failure = error
-    except (click.exceptions.Abort, BrokenPipeError) as error:
-        return _cut_short(error)
-    except OSError as error:
-        failure = PlatformError(f"{error.strerror or error}: {error.filename or 'no file'}", code="cli.os")
-    else:
-        return result if isinstance(result, int) else kit.ExitCode.GOOD
-    kit.report(failure, invocation.output)
-    return failure.exit_code
-
-
-def _cut_short(error: Exception) -> int:
-    """Return the exit code of a run that ended early, without a word."""
-    if not isinstance(error, BrokenPipeError):
+    except click.exceptions.Abort:
         return kit.ExitCode.INTERRUPTED
-    # nobody reads on; keep the interpreter from flushing into the pipe at its end
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return kit.ExitCode.BROKEN_PIPE
+    except (_NobodyReadsError, BrokenPipeError):
+        raise
+    except Exception as error:  # noqa: BLE001 - also a mistake of ours must not end like a verdict
+        failure = _as_ours(error)
+        if failure.code in _BEFORE_OPTIONS:
+            invocation.output = _form(words)
+        kit.report(failure, invocation.output)
+        return failure.exit_code
+    return result if isinstance(result, int) else kit.ExitCode.GOOD
+
+
+class _NobodyReadsError(Exception):
+    """Stdout is closed; no OSError, so that it passes through click."""
+
+
+class _MistakeError(KubenclaveError):
+    """We are wrong; an exit code that nothing else has."""
+
+    exit_code = kit.ExitCode.INTERNAL
+
+
+def _as_ours(error: Exception) -> KubenclaveError:
+    """Return what is to be reported; of what nobody foresaw the traceback goes to stderr."""
+    if isinstance(error, KubenclaveError):
+        return error
+    if isinstance(error, click.ClickException):
+        return _misuse(error)
+    if isinstance(error, OSError):
+        return PlatformError(f"{error.strerror or error}: {error.filename or 'no file'}", code="cli.os")
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != PROGRAM:
+        return PlatformError(
+            f"this command needs the Python package {error.name}",
+            code="cli.extra",
+            hint=f"pip install '{PROGRAM}[local]'",
+        )
+    import traceback
+
+    traceback.print_exception(error)
+    return _MistakeError(
+        f"mistake in {PROGRAM}: {type(error).__name__}",
+        code="cli.internal",
+        hint="please report it with the lines above",
+    )
 
 
 def _form(words: Sequence[str]) -> kit.OutputFormat:

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options and files that commands about quotes and collateral share: times, hex, roots, policies."""
+
+import datetime as dt
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from kubenclave.cli import kit
+from kubenclave.errors import FormatError, UsageError
+
+if TYPE_CHECKING:
+    from kubenclave.dcap.anchor import TrustAnchor
+    from kubenclave.dcap.collateral import Collateral
+    from kubenclave.dcap.policy import Policy
+
+REPORT_DATA_SIZE: Final = 64
+FILE: Final = click.Path(allow_dash=True)  # completes file names; kit.read_input says what is wrong with them
+
+_UNITS: Final = {"d": "days", "h": "hours", "m": "minutes"}
+_DURATION: Final = re.compile(r"([0-9]{1,5})([dhm])")
+_SECONDS: Final = re.compile(r"[0-9]{1,11}")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Moment(click.ParamType[dt.datetime]):
+    """A time with a zone, as RFC 3339, Unix seconds or the word ``now``."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.datetime:
+        """Return the time in UTC; fails as click wants it."""
+        if isinstance(value, dt.datetime):
+            return value
+        try:
+            if value == "now":
+                return dt.datetime.now(dt.UTC)
+            if _SECONDS.fullmatch(value):
+                return dt.datetime.fromtimestamp(int(value), dt.UTC)
+            moment = dt.datetime.fromisoformat(value.upper())
+        except (ValueError, OverflowError, OSError):
+            moment = None
+        if moment is None or moment.tzinfo is None:
+            self.fail(f"{value!r} is no time: give 2025-06-19T10:15:00Z, Unix seconds or now", param, ctx)
+        return moment.astimezone(dt.UTC)
+
+
+class Duration(click.ParamType[dt.timedelta]):
+    """A length of time such as 7d, 12h or 30m."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.timedelta:
+        """Return the time span; fails as click wants it."""
+        if isinstance(value, dt.timedelta):
+            return value
+        match = _DURATION.fullmatch(value)
+        if match is None:
+            self.fail(f"{value!r} is no duration: give 7d, 12h or 30m", param, ctx)
+        return dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+class ReportData(click.ParamType[bytes]):
+    """REPORTDATA as hexadecimal digits, up to 64 bytes; zeros follow."""
+
+    name = "hex"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        """Return the 64 bytes; fails as click wants it."""
+        if isinstance(value, bytes):
+            return value
+        try:
+            data = bytes.fromhex(value.removeprefix("0x"))
+        except ValueError:
+            self.fail("not hexadecimal digits", param, ctx)
+        if len(data) > REPORT_DATA_SIZE:
+            self.fail(f"{len(data)} bytes are more than the {REPORT_DATA_SIZE} of REPORTDATA", param, ctx)
+        return data.ljust(REPORT_DATA_SIZE, b"\0")
+
+
+def at_option(default: str | None = None) -> Callable[[_Function], _Function]:
+    """Give a command ``--at TIME``, required where there is no default."""
+    return click.option(
+        "--at",
+        type=Moment(),
+        metavar="TIME",
+        required=default is None,
+        default=default,
+        show_default=default is not None,
+        help="Time of the decision: 2025-06-19T10:15:00Z, Unix seconds, or now.",
+    )
+
+
+def collateral_option(function: _Function) -> _Function:
+    """Give a command ``--collateral FILE``."""
+    return click.option(
+        "--collateral",
+        "collateral_path",
+        type=FILE,
+        metavar="FILE",
+        required=True,
+        help="Collateral as one JSON object, - for stdin.",
+    )(function)
+
+
+def root_option(function: _Function) -> _Function:
+    """Give a command ``--root FILE``."""
+    return click.option(
+        "--root",
+        "root_path",
+        type=FILE,
+        metavar="FILE",
+        help="Another root certificate than Intel's, DER or PEM: the result is SIMULATED.",
+    )(function)
+
+
+def pck_chain_option(function: _Function) -> _Function:
+    """Give a command ``--pck-chain FILE``."""
+    return click.option(
+        "--pck-chain",
+        "pck_chain_path",
+        type=FILE,
+        metavar="FILE",
+        help="PCK certificate chain in PEM, for a quote that carries none.",
+    )(function)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a verdict rests on: ``quote`` in bytes, ``root`` in DER (None: Intel's), ``pck_chain`` in PEM."""
+
+    quote: bytes
+    collateral: "Collateral"
+    root: bytes | None
+    pck_chain: bytes | None
+
+
+def load_evidence(quote: str, collateral: str, root: str | None, pck_chain: str | None) -> Evidence:
+    """Read all of it from files. Raises UsageError for a file, FormatError for its content."""
+    from kubenclave.dcap.collateral import Collateral
+
+    if [quote, collateral, root, pck_chain].count("-") > 1:
+        raise UsageError("stdin can be read only once", code="cli.misuse", hint="give the others as files")
+    return Evidence(
+        kit.read_input(quote, what="quote"),
+        Collateral.from_json(kit.read_input(collateral, what="collateral")),
+        None if root is None else load_root(root),
+        None if pck_chain is None else kit.read_input(pck_chain, what="PCK certificate chain"),
+    )
+
+
+def load_root(path: str) -> bytes:
+    """Return a root certificate as DER, whichever form its file has. Raises FormatError when it is none."""
+    content = kit.read_input(path, what="root certificate")
+    if b"-----BEGIN" not in content:
+        return content
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    try:
+        (certificate,) = x509.load_pem_x509_certificates(content)
+    except ValueError as error:  # none, several, or one that cannot be read
+        raise FormatError(
+            "not a root certificate",
+            code="root.malformed",
+            field=path,
+            expected="one certificate, in DER or PEM",
+            found=str(error)[:200],
+        ) from None
+    return certificate.public_bytes(Encoding.DER)
+
+
+def load_anchor(root: bytes | None) -> "TrustAnchor":
+    """Return the root as a trust anchor, Intel's for None. Raises FormatError when it is no certificate."""
+    from kubenclave.dcap.anchor import TrustAnchor, intel_root
+
+    return intel_root() if root is None else TrustAnchor.from_certificate(root)
+
+
+def load_policy(path: str) -> "Policy":
+    """Read a policy in JSON or TOML, told apart by the name's ending, else by the first character."""
+    from kubenclave.dcap.policy import Policy
+
+    content = kit.read_input(path, what="policy")
+    is_json = path.endswith(".json") or (not path.endswith(".toml") and content.lstrip()[:1] == b"{")
+    if is_json:
+        return Policy.from_json(content)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise FormatError("not a policy", code="policy.malformed", expected="UTF-8", found="other bytes") from None
+    return Policy.from_toml(text)
+
+
+def zulu(moment: dt.datetime) -> str:
+    """Return a time in UTC, to the second, as people and RFC 3339 write it."""
+    return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
