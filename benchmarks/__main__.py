@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command line of the benchmarks."""
+
+import argparse
+import datetime as dt
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import aesm, allocate, daemons, startup, verification
+from benchmarks.figures import Figure, table
+from benchmarks.timing import Effort
+from kubenclave import __version__
+
+BENCHMARKS: Final[dict[str, Callable[[Effort], Iterable[Figure]]]] = {
+    "verification": verification.measure,
+    "aesm": aesm.measure,
+    "allocate": allocate.measure,
+    "daemons": daemons.measure,
+    "startup": startup.measure,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmarks asked for (all by default), print the table, write the JSON file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", metavar="NAME", nargs="*", help=f"of: {', '.join(BENCHMARKS)} (default: all)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures with all their runs here")
+    parser.add_argument("--quick", action="store_true", help="short runs: to see that it works, not to quote")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.names) - BENCHMARKS.keys():
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    effort = Effort.quick() if options.quick else Effort()
+    figures: list[Figure] = []
+    for name in options.names or BENCHMARKS:
+        print(f"==> {name}", file=sys.stderr)
+        figures += BENCHMARKS[name](effort)
+    print(f"{_machine()}{', short runs' if options.quick else ''}\n\n{table(figures)}")
+    if any(figure.peer and figure.peer.quoted for figure in figures):
+        print("\n* quoted from an earlier measurement on such a machine, not measured in this run")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(_document(figures, options.quick), indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _machine() -> str:
+    """Return what the figures were taken on."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    load = " ".join(f"{one:.2f}" for one in os.getloadavg())
+    return (
+        f"{os.cpu_count()} CPUs ({cpu}), Linux {platform.release()}, Python {platform.python_version()}, "
+        f"kubenclave {__version__}, load before the end {load}"
+    )
+
+
+def _document(figures: list[Figure], quick: bool) -> dict[str, Any]:
+    return {
+        "made_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "machine": _machine(),
+        "quick": quick,
+        "figures": [figure.as_dict() for figure in figures],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

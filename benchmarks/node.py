@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemons of a node as processes of their own, and the stand-in for a kubelet, for benchmarks to use."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from kubenclave.local.kubelet import Kubelet
+from kubenclave.sgx.epc import ENCLAVE_RESOURCE
+
+PATIENCE: Final = 20.0
+POLL: Final = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A running daemon; ``ready_after`` in milliseconds from its start."""
+
+    process: "subprocess.Popen[bytes]"
+    ready_after: float
+
+    def memory(self) -> float:
+        """Return the resident memory of the daemon's own process in MB (10^6 bytes)."""
+        return _resident(self.process.pid)
+
+    def children_memory(self) -> float:
+        """Return the resident memory of the processes that the daemon has started, in MB."""
+        listing = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
+        return sum(_resident(int(pid)) for pid in listing.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the sockets of one node are."""
+
+    root: Path
+
+    @property
+    def cpu(self) -> Path:
+        """The SIMULATED CPU."""
+        return self.root / "sim" / "cpu.sock"
+
+    @property
+    def aesm(self) -> Path:
+        """The AESM socket."""
+        return self.root / "aesmd" / "aesm.socket"
+
+    @property
+    def plugins(self) -> Path:
+        """The device-plugin directory."""
+        return self.root / "plugins"
+
+    @property
+    def enclave_plugin(self) -> Path:
+        """The plugin of sgx.intel.com/enclave."""
+        return self.plugins / "kubenclave-enclave.sock"
+
+
+@contextmanager
+def places() -> Iterator[Places]:
+    """Make a directory with a short name."""
+    with tempfile.TemporaryDirectory(prefix="kcb") as name:
+        made = Places(Path(name))
+        made.aesm.parent.mkdir()
+        made.plugins.mkdir()
+        yield made
+
+
+@contextmanager
+def simulator(where: Places, *, epc: str = "128Mi") -> Iterator[Daemon]:
+    """Run the SIMULATED platform."""
+    argv = ("kubenclave", "sim", "start", "--state", str(where.cpu.parent), "--epc", epc)
+    with _running(argv, lambda: _accepts(where.cpu)) as daemon:
+        yield daemon
+
+
+@contextmanager
+def quote_helper(where: Places) -> Iterator[Daemon]:
+    """Run the quote helper on the SIMULATED platform; ready means that it can quote."""
+    argv = ("kubenclave.node.quotehelper", "--socket", str(where.aesm))
+    argv += (
+        "--health-socket",
+        str(where.root / "helper.sock"),
+        "--backend",
+        "simulated",
+        "--cpu-socket",
+        str(where.cpu),
+    )
+    with _running(argv, lambda: _accepts(where.aesm)) as daemon:
+        yield daemon
+
+
+@contextmanager
+def agent(where: Places) -> Iterator[Daemon]:
+    """Run the node agent on the SIMULATED platform; ready means that it answers on its status socket."""
+    status = where.root / "agent.sock"
+    argv = ("kubenclave.node.agent", "--plugin-dir", str(where.plugins), "--status-socket", str(status))
+    argv += ("--aesm-dir", str(where.aesm.parent), "--simulated-cpu", str(where.cpu))
+    with _running(argv, lambda: _accepts(status)) as daemon:
+        yield daemon
+
+
+@contextmanager
+def kubelet(where: Places) -> Iterator[Callable[[], None]]:
+    """Run the stand-in for the kubelet in a thread; the function yielded waits until the enclave plugin is there."""
+    loop = asyncio.new_event_loop()
+    standin = Kubelet(where.plugins)
+    serving = threading.Event()
+    over = asyncio.Event()
+
+    async def serve() -> None:
+        async with standin.serving():
+            serving.set()
+            await over.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), name="kubelet")
+    thread.start()
+    serving.wait(PATIENCE)
+
+    def wait_for_plugin() -> None:
+        asyncio.run_coroutine_threadsafe(standin.wait_for(ENCLAVE_RESOURCE, PATIENCE), loop).result()
+
+    try:
+        yield wait_for_plugin
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join()
+        loop.close()
+
+
+@contextmanager
+def _running(arguments: tuple[str, ...], ready: Callable[[], bool]) -> Iterator[Daemon]:
+    with tempfile.TemporaryFile() as log:
+        start = time.perf_counter()
+        argv = (sys.executable, "-m", *arguments)
+        process = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        try:
+            while not ready():
+                if process.poll() is not None or time.perf_counter() - start > PATIENCE:
+                    log.seek(0)
+                    said = log.read().decode(errors="replace")[-2000:]
+                    raise RuntimeError(f"{arguments[0]} did not come up: {said}")
+                time.sleep(POLL)
+            yield Daemon(process, (time.perf_counter() - start) * 1e3)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(PATIENCE)
+
+
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _resident(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
+    assert found is not None, "every process has it"
+    return int(found[1]) * 1024 / 1e6
