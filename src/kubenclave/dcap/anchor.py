@@ -8,10 +8,24 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from kubenclave.errors import FormatError
+
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+    CryptographyDeprecationWarning,  # a serial number below 1, where a program makes warnings errors
+)
+"""What the X.509 library raises of garbage, some of it only on a closer look."""
 
 # Intel issued its root certificate twice under this key (notAfter 2033, then 2049), and real quotes carry either,
 # so the key is pinned, not a certificate.
@@ -31,41 +45,54 @@ _INTEL_ROOT_NAME: Final = (
 
 @dataclass(frozen=True, slots=True)
 class TrustAnchor:
-    """Whom everything else must chain up to. ``point`` is the 65-byte uncompressed P-256 point of its key."""
+    """Whom everything else must chain up to. ``point`` is the 65-byte uncompressed P-256 point of its key.
+
+    ``digest`` (SHA-256 of name and key in hex) is what results call the root by; ``identity`` (32 bytes) covers its
+    lifetime as well and keys what caches keep under it.
+    """
 
     name: x509.Name
     key: ec.EllipticCurvePublicKey = field(repr=False)
     point: bytes
     not_before: dt.datetime
     not_after: dt.datetime
+    digest: str = field(init=False)
+    identity: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256(self.name.public_bytes() + self.point)
+        lifetime = f"{self.not_before.isoformat()}/{self.not_after.isoformat()}"
+        object.__setattr__(self, "digest", digest.hexdigest())
+        object.__setattr__(self, "identity", hashlib.sha256(digest.digest() + lifetime.encode()).digest())
 
     @classmethod
     def from_certificate(cls, der: bytes) -> Self:
-        """Read a root certificate in DER. Raises FormatError when it is none, or its key is not P-256."""
+        """Read a root certificate in DER: a CA with a P-256 key that signed itself. Raises FormatError otherwise."""
         try:
             certificate = x509.load_der_x509_certificate(der)
             key = certificate.public_key()
-        except ValueError as error:
-            raise _not_a_root(str(error)) from None
-        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-            raise _not_a_root("key is not P-256")
-        return cls(
-            certificate.subject,
-            key,
-            uncompressed_point(key),
-            certificate.not_valid_before_utc,
-            certificate.not_valid_after_utc,
-        )
+            is_ca = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+            if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+                raise _not_a_root("another kind of key")
+            if not is_ca:
+                raise _not_a_root("a certificate that is no CA")
+            certificate.verify_directly_issued_by(certificate)
+            return cls(
+                certificate.subject,
+                key,
+                uncompressed_point(key),
+                certificate.not_valid_before_utc,
+                certificate.not_valid_after_utc,
+            )
+        except InvalidSignature:
+            raise _not_a_root("a certificate that somebody else signed") from None
+        except UNREADABLE as error:
+            raise _not_a_root(str(error)[:200]) from None
 
     @property
     def is_intel(self) -> bool:
         """Whether this is the root of genuine hardware; any other one marks results as simulated."""
         return self.point == _INTEL_ROOT_POINT
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the root's name and key in hex: what caches and results call the root by."""
-        return hashlib.sha256(self.name.public_bytes() + self.point).hexdigest()
 
 
 @functools.cache
@@ -90,6 +117,6 @@ def _not_a_root(why: str) -> FormatError:
     return FormatError(
         "not a root certificate",
         code="root.malformed",
-        expected="an X.509 certificate in DER with a P-256 key",
+        expected="an X.509 certificate in DER of a CA with a P-256 key, signed by itself",
         found=why,
     )

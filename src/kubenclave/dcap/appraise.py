@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Appraisal: a genuine quote against what was wanted (step 14). Every rule is looked at, all findings come at once."""
 
+import datetime as dt
 import hmac
 
 from kubenclave.dcap.policy import EnclaveRule, MaskedBits, Policy
@@ -55,14 +56,13 @@ def _identity_findings(verified: Verified, policy: Policy) -> list[Finding]:
     forbidden = body.attributes.flags & policy.forbidden_flags
     if forbidden:
         findings.append(
-            Finding("policy.attributes", "ATTRIBUTES.FLAGS", f"{forbidden:#x} clear", hex(body.attributes.flags))
+            Finding("policy.forbidden-flags", "ATTRIBUTES.FLAGS", f"{forbidden:#x} clear", hex(body.attributes.flags))
         )
-    for name, bits, value in (
-        ("ATTRIBUTES", policy.attributes, body.attributes.build()),
-        ("MISCSELECT", policy.misc_select, body.misc_select.to_bytes(4, "little")),
+    for code, name, bits, value in (
+        ("policy.attributes", "ATTRIBUTES", policy.attributes, body.attributes.build()),
+        ("policy.misc-select", "MISCSELECT", policy.misc_select, body.misc_select.to_bytes(4, "little")),
     ):
         if bits is not None and _masked(value, bits) != bits.value:
-            code = f"policy.{name.lower().replace('misc', 'misc-')}"
             findings.append(Finding(code, f"{name} & {bits.mask.hex()}", bits.value.hex(), value.hex()))
     return findings
 
@@ -111,8 +111,8 @@ def _tcb_findings(verified: Verified, policy: Policy) -> list[Finding]:
         findings.append(Finding("policy.tcb-evaluation-data-number", "tcbEvaluationDataNumber", wanted, str(number)))
     if policy.max_collateral_age_days is not None:
         oldest = min(collateral.tcb_info.issue_date, collateral.qe_identity.issue_date)
-        if (verified.at - oldest).days >= policy.max_collateral_age_days:
-            wanted = f"less than {policy.max_collateral_age_days} days old"
+        if verified.at - oldest > dt.timedelta(days=policy.max_collateral_age_days):
+            wanted = f"{policy.max_collateral_age_days} days old at most"
             findings.append(Finding("policy.freshness", "collateral", wanted, f"issued {oldest.isoformat()}"))
     return findings
 

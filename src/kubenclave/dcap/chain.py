@@ -11,16 +11,16 @@ fixed role, and its one call could not be split into what may be kept and what m
 import contextlib
 import datetime as dt
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
-from kubenclave.dcap.anchor import TrustAnchor, uncompressed_point
+from kubenclave.dcap.anchor import UNREADABLE, TrustAnchor, uncompressed_point
 from kubenclave.dcap.cache import Cache
 from kubenclave.dcap.pckext import SGX_EXTENSION, PckCa, PckExtension
 from kubenclave.errors import TrustError
@@ -61,6 +61,10 @@ class Certificate:
     point: bytes
     dated: Dated
 
+    def called(self, what: str) -> "Certificate":
+        """Return the same certificate under the name of the part it has in one verification."""
+        return replace(self, dated=replace(self.dated, what=what))
+
 
 @dataclass(frozen=True, slots=True)
 class PckChain:
@@ -97,10 +101,10 @@ class RevocationList:
 
 @contextlib.contextmanager
 def malformed_as(what: str, code: str) -> Iterator[None]:
-    """Turn whatever the X.509 library says of garbage (some of it only on a closer look) into one TrustError."""
+    """Turn whatever the X.509 library says of garbage into one TrustError."""
     try:
         yield
-    except (ValueError, TypeError, x509.DuplicateExtension, x509.ExtensionNotFound, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise TrustError(f"{what} cannot be read", code=code, found=str(error)[:200] or type(error).__name__) from None
 
 
@@ -159,7 +163,7 @@ def _verify_pck_ca(ca: x509.Certificate, anchor: TrustAnchor, cache: Cache) -> C
             raise _wrong_role("PCK CA certificate", "pck-ca.role", " or ".join(_CA_NAMES), ca.subject)
         return _issued_by_anchor(ca, anchor, "PCK CA certificate", "pck-ca", is_ca=True)
 
-    return cache.get_or_check(("PCK CA", ca.fingerprint(_SHA256), anchor.point), check)
+    return cache.get_or_check(("PCK CA", ca.fingerprint(_SHA256), anchor.identity), check)
 
 
 def verify_tcb_signer(pem: bytes, anchor: TrustAnchor, what: str, cache: Cache) -> Certificate:
@@ -244,7 +248,7 @@ def _check_root(rest: Sequence[x509.Certificate], anchor: TrustAnchor, what: str
     if len(rest) > 1:
         raise _shape(f"chain of {what}", f"{code}.chain", "the certificate and the root, nothing else", len(rest) + 1)
     if rest:
-        key = ("root", rest[0].fingerprint(_SHA256), anchor.point)
+        key = ("root", rest[0].fingerprint(_SHA256), anchor.identity)
         cache.get_or_check(key, lambda: _refuse_other_root(rest[0], anchor, what, code))
 
 

@@ -7,12 +7,17 @@ QE identity as the exact signed text (a string) beside their signatures (hex of 
 
 import hashlib
 import json
+from array import array
 from dataclasses import dataclass, field, fields
+from itertools import accumulate
 from typing import Any, Final, Self
 
 from kubenclave.errors import FormatError
 
 MAX_SIZE: Final = 4 * 1024 * 1024  # real ones are 10 to 30 kB
+MAX_DEPTH: Final = 32  # real ones are 5 deep
+_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[{]}"))
 _HEX: Final = frozenset({"root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature"})
 
 
@@ -75,15 +80,23 @@ def load_json(text: str | bytes, what: str) -> Any:
             expected=f"{MAX_SIZE} bytes at most",
             found=f"{len(text)} bytes",
         )
+    # Brackets within strings count as well: no real document has so many, and the look stays cheap.
+    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    if max(accumulate(array("b", raw.translate(_STEPS, _NO_BRACKETS))), default=0) > MAX_DEPTH:
+        raise _too_deep(what)
     try:
         decoded = text if isinstance(text, str) else text.decode()
         return json.loads(decoded, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except _DuplicateKeyError as error:
-        raise FormatError(f"{what} has a duplicate key", code="json.duplicate-key", field=str(error)[:64]) from None
-    except RecursionError:
-        raise FormatError(f"{what} is nested too deeply", code="json.depth") from None
+        raise FormatError(f"{what} has a duplicate key", code="json.duplicate-key", field=str(error)) from None
+    except RecursionError:  # closing brackets in a string hid the depth
+        raise _too_deep(what) from None
     except ValueError as error:
         raise FormatError(f"{what} is not JSON", code="json.malformed", found=str(error)[:200]) from None
+
+
+def _too_deep(what: str) -> FormatError:
+    return FormatError(f"{what} is nested too deeply", code="json.depth", expected=f"{MAX_DEPTH} levels at most")
 
 
 class _DuplicateKeyError(Exception):
@@ -94,7 +107,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise _DuplicateKeyError(next(key for key in keys if keys.count(key) > 1))
+        duplicate = next(key for key in keys if keys.count(key) > 1)
+        raise _DuplicateKeyError(ascii(duplicate[:64]))  # it may hold what no terminal can print
     return members
 
 

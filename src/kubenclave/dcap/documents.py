@@ -63,7 +63,7 @@ class _Module(msgspec.Struct, frozen=True, rename="camel"):
 
 class _ModuleIdentity(_Module, frozen=True):
     id: str
-    tcb_levels: tuple[_IsvLevel, ...]
+    tcb_levels: Annotated[tuple[_IsvLevel, ...], msgspec.Meta(min_length=1)]
 
 
 class _Signed(msgspec.Struct, frozen=True, rename="camel"):
@@ -135,24 +135,21 @@ class TcbInfo:
     @classmethod
     def parse(cls, text: bytes) -> Self:
         """Read the inner object. Raises FormatError (codes ``json.*`` and ``tcb-info.malformed``)."""
-        document = _version_3(load_json(text, "TCB info"))
-        raw = _convert(document, _TcbInfo, "TCB info", "tcb-info.malformed")
+        raw = _convert(_version_3(load_json(text, "TCB info")), _TcbInfo, "TCB info")
         with_tdx = raw.id == "TDX"
         levels = [_platform_level(level, with_tdx=with_tdx) for level in raw.tcb_levels]
         if with_tdx and raw.tdx_module is None:
-            raise _malformed("TCB info", "tcb-info.malformed", "tdxModule is absent")
+            raise _malformed("TCB info", "tdxModule is absent")
         return cls(
             tee=TeeType.TDX if with_tdx else TeeType.SGX,
             issue_date=raw.issue_date,
             next_update=raw.next_update,
-            fmspc=_hex(raw.fmspc, 6, "fmspc"),
-            pce_id=_hex(raw.pce_id, 2, "pceId"),
+            fmspc=_hex(raw.fmspc, 6, "TCB info", "fmspc"),
+            pce_id=_hex(raw.pce_id, 2, "TCB info", "pceId"),
             tcb_evaluation_data_number=raw.tcb_evaluation_data_number,
             levels=_descending(levels, PLATFORM_STATUSES, "TCB info"),
             module=_module(raw.tdx_module, ()) if raw.tdx_module is not None else None,
-            module_identities={
-                identity.id.upper(): _module(identity, identity.tcb_levels) for identity in raw.tdx_module_identities
-            },
+            module_identities=_module_identities(raw.tdx_module_identities),
         )
 
 
@@ -175,31 +172,32 @@ class EnclaveIdentity:
     @classmethod
     def parse(cls, text: bytes) -> Self:
         """Read the inner object. Raises FormatError (codes ``json.*`` and ``qe-identity.malformed``)."""
-        raw = _convert(load_json(text, "QE identity"), _EnclaveIdentity, "QE identity", "qe-identity.malformed")
+        what = "QE identity"
+        raw = _convert(load_json(text, what), _EnclaveIdentity, what)
         levels = [_isv_level(level) for level in raw.tcb_levels]
         return cls(
             tee=TeeType.SGX if raw.id == "QE" else TeeType.TDX,
             issue_date=raw.issue_date,
             next_update=raw.next_update,
             tcb_evaluation_data_number=raw.tcb_evaluation_data_number,
-            misc_select=int.from_bytes(_hex(raw.miscselect, 4, "miscselect"), "little"),
-            misc_select_mask=int.from_bytes(_hex(raw.miscselect_mask, 4, "miscselectMask"), "little"),
-            attributes=int.from_bytes(_hex(raw.attributes, 16, "attributes"), "little"),
-            attributes_mask=int.from_bytes(_hex(raw.attributes_mask, 16, "attributesMask"), "little"),
-            mr_signer=_hex(raw.mrsigner, 32, "mrsigner"),
+            misc_select=int.from_bytes(_hex(raw.miscselect, 4, what, "miscselect"), "little"),
+            misc_select_mask=int.from_bytes(_hex(raw.miscselect_mask, 4, what, "miscselectMask"), "little"),
+            attributes=int.from_bytes(_hex(raw.attributes, 16, what, "attributes"), "little"),
+            attributes_mask=int.from_bytes(_hex(raw.attributes_mask, 16, what, "attributesMask"), "little"),
+            mr_signer=_hex(raw.mrsigner, 32, what, "mrsigner"),
             isv_prod_id=raw.isvprodid,
-            levels=_descending(levels, QE_STATUSES, "QE identity"),
+            levels=_descending(levels, QE_STATUSES, what),
         )
 
 
 _T = TypeVar("_T")
 
 
-def _convert(document: Any, kind: type[_T], what: str, code: str) -> _T:
+def _convert(document: Any, kind: type[_T], what: str) -> _T:
     try:
         return msgspec.convert(document, kind)
-    except msgspec.ValidationError as error:
-        raise _malformed(what, code, str(error)) from None
+    except ValueError as error:  # msgspec.ValidationError, and UnicodeEncodeError of a lone surrogate
+        raise _malformed(what, str(error)) from None
 
 
 def _version_3(document: Any) -> Any:
@@ -214,7 +212,7 @@ def _version_3(document: Any) -> Any:
     ):
         return document
     if document.get("id", "SGX") != "SGX":
-        raise _malformed("TCB info", "tcb-info.malformed", "version 2 for another TEE than SGX")
+        raise _malformed("TCB info", "version 2 for another TEE than SGX")
     levels = [
         {**level, "tcb": _named_components(level["tcb"])}
         if isinstance(level, dict) and isinstance(level.get("tcb"), dict)
@@ -234,7 +232,7 @@ def _platform_level(raw: _TcbLevel, *, with_tdx: bool) -> TcbLevel:
     svns.append(raw.tcb.pcesvn)
     if with_tdx:
         if raw.tcb.tdxtcbcomponents is None:
-            raise _malformed("TCB info", "tcb-info.malformed", "tdxtcbcomponents are absent")
+            raise _malformed("TCB info", "tdxtcbcomponents are absent")
         svns += [component.svn for component in raw.tcb.tdxtcbcomponents]
     return TcbLevel(tuple(svns), raw.tcb_status, raw.advisory_ids, raw.tcb_date)
 
@@ -243,33 +241,44 @@ def _isv_level(raw: _IsvLevel) -> TcbLevel:
     return TcbLevel((raw.tcb.isvsvn,), raw.tcb_status, raw.advisory_ids, raw.tcb_date)
 
 
+def _module_identities(identities: Iterable[_ModuleIdentity]) -> dict[str, ModuleIdentity]:
+    found: dict[str, ModuleIdentity] = {}
+    for identity in identities:
+        name = identity.id.upper()
+        if name in found:
+            raise _malformed("TCB info", f"two TDX module identities are called {name[:16]!a}")
+        found[name] = _module(identity, identity.tcb_levels)
+    return found
+
+
 def _module(raw: _Module, levels: Iterable[_IsvLevel]) -> ModuleIdentity:
     return ModuleIdentity(
-        _hex(raw.mrsigner, 48, "mrsigner"),
-        _hex(raw.attributes, 8, "attributes"),
-        _hex(raw.attributes_mask, 8, "attributesMask"),
-        _descending([_isv_level(level) for level in levels], MODULE_STATUSES, "TDX module identity"),
+        _hex(raw.mrsigner, 48, "TCB info", "mrsigner"),
+        _hex(raw.attributes, 8, "TCB info", "attributes"),
+        _hex(raw.attributes_mask, 8, "TCB info", "attributesMask"),
+        _descending([_isv_level(level) for level in levels], MODULE_STATUSES, "TCB info"),
     )
 
 
 def _descending(levels: list[TcbLevel], allowed: frozenset[TcbStatus], what: str) -> tuple[TcbLevel, ...]:
     for level in levels:
         if level.status not in allowed:
-            raise _malformed(what, "tcb-info.malformed", f"status {level.status} has no place in it")
+            raise _malformed(what, f"status {level.status} has no place here")
     if len({level.svns for level in levels}) != len(levels):
-        raise _malformed(what, "tcb-info.malformed", "two levels have the same SVNs")
+        raise _malformed(what, "two levels have the same SVNs")
     return tuple(sorted(levels, key=lambda level: level.svns, reverse=True))
 
 
-def _hex(text: str, size: int, field: str) -> bytes:
+def _hex(text: str, size: int, what: str, name: str) -> bytes:
     try:
         data = bytes.fromhex(text)
     except ValueError:
         data = b""
     if len(data) != size or len(text) != 2 * size:
-        raise _malformed(field, "tcb-info.malformed", f"not {2 * size} hexadecimal digits: {text[:64]}")
+        raise _malformed(what, f"{name} is {text[:64]!a}, not {2 * size} hexadecimal digits")
     return data
 
 
-def _malformed(what: str, code: str, found: str) -> FormatError:
+def _malformed(what: str, found: str) -> FormatError:
+    code = f"{what.lower().replace(' ', '-')}.malformed"  # tcb-info.malformed, qe-identity.malformed
     return FormatError("signed document is not of the specified form", code=code, field=what, found=found)

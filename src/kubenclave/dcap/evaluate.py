@@ -112,7 +112,7 @@ def _reached(levels: Sequence[TcbLevel], svns: tuple[int, ...], what: str, skipp
         f"no TCB level matches the {what}",
         code="tcb.not-supported",
         field=f"SVNs of the {what}",
-        expected=f"at least {'.'.join(map(str, levels[-1].svns))}" if levels else "a level",
+        expected=f"at least {'.'.join(map(str, levels[-1].svns))}",
         found=".".join(map(str, svns)),
     )
 

@@ -14,10 +14,12 @@ from kubenclave.dcap.collateral import load_json
 from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.errors import FormatError
 from kubenclave.sgx.attributes import AttributeFlags
+from kubenclave.sgx.report import REPORT_DATA_SIZE
 
 _U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
-_NEVER_ASKED_FOR: Final = AttributeFlags.PROVISION_KEY | AttributeFlags.EINITTOKEN_KEY
+_Days = Annotated[int, msgspec.Meta(ge=0, le=3650)]
+PRIVILEGED_FLAGS: Final = AttributeFlags.PROVISION_KEY | AttributeFlags.EINITTOKEN_KEY
 
 
 class Hex(bytes):
@@ -57,7 +59,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     - ``refused_advisories``: advisory ids that must not apply to the platform.
     - ``attributes`` (16 bytes: FLAGS, XFRM) and ``misc_select`` (4 bytes) in memory order, as masked bits.
     - ``report_data``: up to 64 bytes, zeros behind them; compared whole.
-    - ``max_collateral_age_days``: how old TCB info and QE identity may be, counted from their issue date.
+    - ``max_collateral_age_days``: how old TCB info and QE identity may be at most, counted from their issue date.
     - ``min_tcb_evaluation_data_number``: oldest generation of collateral.
     """
 
@@ -69,11 +71,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     attributes: MaskedBits | None = None
     misc_select: MaskedBits | None = None
     report_data: Hex | None = None
-    max_collateral_age_days: _Count | None = None
+    max_collateral_age_days: _Days | None = None
     min_tcb_evaluation_data_number: _Count = 0
     dangerously_allow_debug: bool = False
     dangerously_allow_provision_key: bool = False
-    dangerously_accept_expired_collateral_days: Annotated[int, msgspec.Meta(ge=0, le=3650)] = 0
+    dangerously_accept_expired_collateral_days: _Days = 0
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Policy":
@@ -93,7 +95,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """FLAGS bits that no accepted enclave may have."""
         forbidden = AttributeFlags(0)
         if not self.dangerously_allow_provision_key:
-            forbidden |= _NEVER_ASKED_FOR
+            forbidden |= PRIVILEGED_FLAGS
         return forbidden
 
     @property
@@ -104,29 +106,32 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     @property
     def expected_report_data(self) -> bytes | None:
         """The 64 bytes that report data has to be, or None when the policy does not say."""
-        return None if self.report_data is None else bytes(self.report_data).ljust(64, b"\0")
+        return None if self.report_data is None else bytes(self.report_data).ljust(REPORT_DATA_SIZE, b"\0")
 
 
 def _checked(document: Any) -> Policy:
     try:
         policy = msgspec.convert(document, Policy, dec_hook=_decode_hex)
-    except (msgspec.ValidationError, ValueError) as error:
+    except ValueError as error:  # msgspec.ValidationError, and UnicodeEncodeError of a lone surrogate
         raise _malformed(str(error)) from None
     for number, rule in enumerate(policy.enclaves):
         _check_rule(rule, f"enclaves[{number}]")
     if TcbStatus.REVOKED in policy.tcb_statuses:
         raise _malformed("tcb_statuses: Revoked cannot be accepted")
-    sizes = [("report_data", policy.report_data, range(65))]
+    if policy.report_data is not None and len(policy.report_data) > REPORT_DATA_SIZE:
+        raise _malformed(f"report_data: {len(policy.report_data)} bytes, expected {REPORT_DATA_SIZE} at most")
     for name, bits, size in (("attributes", policy.attributes, 16), ("misc_select", policy.misc_select, 4)):
         if bits is not None:
-            sizes += [
-                (f"{name}.mask", bits.mask, range(size, size + 1)),
-                (f"{name}.value", bits.value, range(size, size + 1)),
-            ]
-    for name, value, allowed in sizes:
-        if value is not None and len(value) not in allowed:
-            raise _malformed(f"{name}: {len(value)} bytes, expected {allowed[-1]}")
+            _check_bits(name, bits, size)
     return policy
+
+
+def _check_bits(name: str, bits: MaskedBits, size: int) -> None:
+    for part, given in (("mask", bits.mask), ("value", bits.value)):
+        if len(given) != size:
+            raise _malformed(f"{name}.{part}: {len(given)} bytes, expected {size}")
+    if any(value & ~mask for value, mask in zip(bits.value, bits.mask, strict=True)):
+        raise _malformed(f"{name}.value: has bits that its mask leaves out, so nothing could match")
 
 
 def _check_rule(rule: EnclaveRule, where: str) -> None:
@@ -138,8 +143,9 @@ def _check_rule(rule: EnclaveRule, where: str) -> None:
         if value is not None and len(value) != size:
             raise _malformed(f"{where}.{name}: {len(value)} bytes, expected {size}")
     by_signer = rule.mr_signer is not None and rule.isv_prod_id is not None and rule.min_isv_svn is not None
-    if rule.mr_td is not None and (rule.mr_enclave is not None or rule.mr_signer is not None):
-        raise _malformed(f"{where}: mr_td belongs to TDX, mr_enclave and mr_signer to SGX")
+    of_sgx = (rule.mr_enclave, rule.mr_signer, rule.isv_prod_id, rule.min_isv_svn)
+    if rule.mr_td is not None and any(value is not None for value in of_sgx):
+        raise _malformed(f"{where}: mr_td belongs to TDX, the other members to SGX")
     if rule.mr_enclave is None and rule.mr_td is None and not by_signer:
         raise _malformed(f"{where}: needs mr_enclave, or mr_signer with isv_prod_id and min_isv_svn, or mr_td")
 

@@ -40,7 +40,7 @@ class TrustedCollateral:
 def verify_collateral(collateral: Collateral, anchor: TrustAnchor, cache: Cache) -> TrustedCollateral:
     """Check all of it under that root, whatever the time. Raises TrustError."""
     root_crl = verify_crl(collateral.root_ca_crl, "root CRL", anchor.name, anchor.key)
-    pck_ca = verify_issuer_chain(collateral.pck_crl_issuer_chain, anchor, cache)
+    pck_ca = verify_issuer_chain(collateral.pck_crl_issuer_chain, anchor, cache).called("PCK CRL issuer")
     root_crl.refuse(pck_ca, "pck-ca.revoked")
     pck_crl = verify_crl(collateral.pck_crl, "PCK CRL", pck_ca.raw.subject, pck_ca.key)
 
@@ -71,7 +71,7 @@ def verify_collateral(collateral: Collateral, anchor: TrustAnchor, cache: Cache)
 
 def _signer(pem: bytes, anchor: TrustAnchor, what: str, root_crl: RevocationList, cache: Cache) -> Certificate:
     # Both documents usually come with the same chain.
-    key = ("TCB signer", hashlib.sha256(pem).digest(), anchor.point)
-    signer = cache.get_or_check(key, lambda: verify_tcb_signer(pem, anchor, what, cache))
+    key = ("TCB signer", hashlib.sha256(pem).digest(), anchor.identity)
+    signer = cache.get_or_check(key, lambda: verify_tcb_signer(pem, anchor, what, cache)).called(what)
     root_crl.refuse(signer, "tcb-signer.revoked")
     return signer

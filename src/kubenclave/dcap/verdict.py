@@ -11,7 +11,7 @@ from kubenclave.dcap.appraise import default_findings, policy_findings, report_d
 from kubenclave.dcap.cache import Cache
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.dcap.documents import TcbLevel
-from kubenclave.dcap.policy import Policy
+from kubenclave.dcap.policy import PRIVILEGED_FLAGS, Policy
 from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.dcap.verify import Verified, verify
 from kubenclave.errors import Finding, PolicyError, UsageError
@@ -25,13 +25,16 @@ _SHARED_CACHE: Final = Cache()
 class QuoteVerdict:
     """A quote that was accepted. ``appraised`` is False when no policy said which enclave was wanted.
 
-    ``relaxations`` names every strictness that was given up and mattered; an empty tuple means none.
+    ``relaxations`` names, by its keyword, everything the caller decided otherwise than the default rules do and
+    without which the answer or its meaning would be another; an empty tuple means none.
+    ``minimum_tcb_evaluation_data_number`` is the floor that was set, by the caller or the policy; 0 for none.
     """
 
     verified: Verified
     appraised: bool
     policy_name: str | None
     report_data_checked: bool
+    minimum_tcb_evaluation_data_number: int
     relaxations: tuple[str, ...]
 
     @property
@@ -106,6 +109,7 @@ class QuoteVerdict:
             "advisories": list(self.advisories),
             "tcb_date": _time(self.tcb_date),
             "tcb_evaluation_data_number": self.tcb_evaluation_data_number,
+            "minimum_tcb_evaluation_data_number": self.minimum_tcb_evaluation_data_number,
             "platform": _level(self.platform),
             "qe": _level(self.qe),
             "tdx_module": _level(self.tdx_module) if self.tdx_module else None,
@@ -157,6 +161,8 @@ def verify_quote(  # every keyword is a decision of the caller's
     - ``root``: another root than Intel's, a certificate in DER; marks the verdict as simulated.
     - ``pck_chain``: PEM, for a quote that carries none.
     - ``report_data``: the 64 bytes this challenge expects.
+    - ``minimum_tcb_evaluation_data_number``: oldest generation of collateral; two of them are served side by side,
+      and the older one may know less that speaks against a platform.
     - ``dangerously_allow_debug``: accept an enclave whose memory its host can read.
     - ``dangerously_accept_expired_collateral``: how long after its end collateral still counts.
     - ``cache``: where successful checks are kept; one for the process by default.
@@ -199,7 +205,10 @@ def verify_quote(  # every keyword is a decision of the caller's
         appraised=policy is not None,
         policy_name=policy.name if policy else None,
         report_data_checked=report_data is not None or (policy is not None and policy.report_data is not None),
-        relaxations=_relaxations(verified, policy),
+        minimum_tcb_evaluation_data_number=max(
+            minimum_tcb_evaluation_data_number, policy.min_tcb_evaluation_data_number if policy else 0
+        ),
+        relaxations=_relaxations(verified, minimum_tcb_evaluation_data_number, policy),
     )
 
 
@@ -235,15 +244,20 @@ def _anchor(root: bytes) -> TrustAnchor:
     return TrustAnchor.from_certificate(root)
 
 
-def _relaxations(verified: Verified, policy: Policy | None) -> tuple[str, ...]:
+def _relaxations(verified: Verified, minimum: int, policy: Policy | None) -> tuple[str, ...]:
     named = []
+    body = verified.quote.body
     if not verified.anchor.is_intel:
         named.append(f"root: {verified.anchor.digest} instead of Intel's")
-    if verified.quote.body.debug:
-        named.append("debug: the host can read this enclave's memory")
-    named += [f"expired collateral: {each.what} ended {_time(each.not_after)}" for each in verified.overdue]
-    if policy is not None and policy.dangerously_allow_provision_key:
-        named.append("provision key: enclaves with platform-identifying keys are let through")
+    if body.debug:
+        named.append("dangerously_allow_debug: the host can read this enclave's memory")
+    named += [
+        f"dangerously_accept_expired_collateral: {each.what} ended {_time(each.not_after)}" for each in verified.overdue
+    ]
+    if policy is not None and isinstance(body, ReportBody) and body.attributes.flags & PRIVILEGED_FLAGS:
+        named.append("dangerously_allow_provision_key: the enclave may have keys that identify the platform")
+    if minimum:
+        named.append(f"minimum_tcb_evaluation_data_number: {minimum} in place of none")
     return tuple(named)
 
 

@@ -22,7 +22,7 @@ of the same enclave costs one signature.
 
 import datetime as dt
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -35,7 +35,7 @@ from kubenclave.dcap.documents import TcbLevel
 from kubenclave.dcap.evaluate import TcbEvaluation, evaluate_qe, evaluate_sgx, evaluate_tdx
 from kubenclave.dcap.trusted import TrustedCollateral, verify_collateral
 from kubenclave.errors import FormatError, TrustError, UsageError
-from kubenclave.sgx.quote import INTEL_QE_VENDOR_ID, Quote, TeeType
+from kubenclave.sgx.quote import INTEL_QE_VENDOR_ID, Quote, QuoteSignature, TeeType
 from kubenclave.sgx.report import ReportBody
 
 _SEAL: Final = object()
@@ -57,10 +57,10 @@ class Verified:
     at: dt.datetime
     dated: tuple[Dated, ...]
     overdue: tuple[Dated, ...]
-    seal: object = field(repr=False, compare=False)
+    seal: InitVar[object]
 
-    def __post_init__(self) -> None:
-        if self.seal is not _SEAL:
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
             raise TypeError("only kubenclave.dcap.verify.verify makes a Verified")
 
 
@@ -150,7 +150,7 @@ def _voucher_key(quote: Quote, chain: bytes, collateral: Collateral, anchor: Tru
     return hashlib.sha256(
         b"".join(
             (
-                anchor.point,
+                anchor.identity,
                 collateral.digest,
                 quote.header.tee_type.to_bytes(4, "big"),
                 signature.attestation_key,
@@ -168,30 +168,17 @@ def _vouch(quote: Quote, pem: bytes, collateral: Collateral, anchor: TrustAnchor
     signature = quote.signature
     # 2
     chain = cache.get_or_check(
-        ("PCK chain", hashlib.sha256(pem).digest(), anchor.point), lambda: _pck_chain(pem, anchor, cache)
+        ("PCK chain", hashlib.sha256(pem).digest(), anchor.identity), lambda: _pck_chain(pem, anchor, cache)
     )
     # 3, 4, 6
     trusted = cache.get_or_check(
-        ("collateral", collateral.digest, anchor.point), lambda: verify_collateral(collateral, anchor, cache)
+        ("collateral", collateral.digest, anchor.identity), lambda: verify_collateral(collateral, anchor, cache)
     )
-    trusted.root_crl.refuse(chain.ca, "pck-ca.revoked")
-    if trusted.pck_ca.point != chain.ca.point or trusted.pck_ca.raw.subject != chain.ca.raw.subject:
-        raise TrustError(
-            "PCK CRL comes from another CA than the PCK certificate",
-            code="crl.other-ca",
-            expected=chain.ca.raw.subject.rfc4514_string(),
-            found=trusted.pck_ca.raw.subject.rfc4514_string(),
-        )
-    trusted.pck_crl.refuse(chain.leaf, "pck.revoked")
+    _check_revocation(chain, trusted)
     # 7
     _check_binding(quote.header.tee_type, chain, trusted)
     # 9, 10
-    verify_raw_signature(
-        chain.leaf.key, signature.qe_report_signature, signature.qe_report, "the QE report", "qe-report.signature"
-    )
-    qe_report = ReportBody.parse(signature.qe_report)
-    if hashlib.sha256(signature.attestation_key + signature.qe_auth_data).digest() != qe_report.report_data[:32]:
-        raise TrustError("the QE report speaks of another attestation key", code="qe-report.key-binding")
+    qe_report = _check_qe_report(signature, chain)
     # 11, 13
     qe = evaluate_qe(qe_report, trusted.qe_identity)
     sgx = evaluate_sgx(chain.extension, trusted.tcb_info, qe) if quote.header.tee_type is TeeType.SGX else None
@@ -207,6 +194,30 @@ def _vouch(quote: Quote, pem: bytes, collateral: Collateral, anchor: TrustAnchor
         max(each.not_before for each in dated),
         min(each.not_after for each in dated),
     )
+
+
+def _check_revocation(chain: PckChain, trusted: TrustedCollateral) -> None:
+    """Refuse a PCK CA or leaf that is revoked, and a list that is not of the leaf's own CA."""
+    trusted.root_crl.refuse(chain.ca, "pck-ca.revoked")
+    if trusted.pck_ca.point != chain.ca.point or trusted.pck_ca.raw.subject != chain.ca.raw.subject:
+        raise TrustError(
+            "PCK CRL comes from another CA than the PCK certificate",
+            code="crl.other-ca",
+            expected=chain.ca.raw.subject.rfc4514_string(),
+            found=trusted.pck_ca.raw.subject.rfc4514_string(),
+        )
+    trusted.pck_crl.refuse(chain.leaf, "pck.revoked")
+
+
+def _check_qe_report(signature: QuoteSignature, chain: PckChain) -> ReportBody:
+    """Return what the platform says of its quoting enclave, which speaks of this very attestation key."""
+    verify_raw_signature(
+        chain.leaf.key, signature.qe_report_signature, signature.qe_report, "the QE report", "qe-report.signature"
+    )
+    qe_report = ReportBody.parse(signature.qe_report)
+    if hashlib.sha256(signature.attestation_key + signature.qe_auth_data).digest() != qe_report.report_data[:32]:
+        raise TrustError("the QE report speaks of another attestation key", code="qe-report.key-binding")
+    return qe_report
 
 
 def _pck_chain(pem: bytes, anchor: TrustAnchor, cache: Cache) -> PckChain:
