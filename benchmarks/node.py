@@ -81,7 +81,7 @@ def places() -> Iterator[Places]:
 @contextmanager
 def simulator(where: Places, *, epc: str = "128Mi") -> Iterator[Daemon]:
     """Run the SIMULATED platform."""
-    argv = ("kubenclave", "sim", "start", "--state", str(where.cpu.parent), "--epc", epc)
+    argv = ["kubenclave", "sim", "start", "--state", str(where.cpu.parent), "--epc", epc]
     with _running(argv, lambda: _accepts(where.cpu)) as daemon:
         yield daemon
 
@@ -89,15 +89,9 @@ def simulator(where: Places, *, epc: str = "128Mi") -> Iterator[Daemon]:
 @contextmanager
 def quote_helper(where: Places) -> Iterator[Daemon]:
     """Run the quote helper on the SIMULATED platform; ready means that it can quote."""
-    argv = ("kubenclave.node.quotehelper", "--socket", str(where.aesm))
-    argv += (
-        "--health-socket",
-        str(where.root / "helper.sock"),
-        "--backend",
-        "simulated",
-        "--cpu-socket",
-        str(where.cpu),
-    )
+    argv = ["kubenclave.node.quotehelper", "--socket", str(where.aesm)]
+    argv += ["--health-socket", str(where.root / "helper.sock"), "--backend", "simulated"]
+    argv += ["--cpu-socket", str(where.cpu)]
     with _running(argv, lambda: _accepts(where.aesm)) as daemon:
         yield daemon
 
@@ -106,8 +100,8 @@ def quote_helper(where: Places) -> Iterator[Daemon]:
 def agent(where: Places) -> Iterator[Daemon]:
     """Run the node agent on the SIMULATED platform; ready means that it answers on its status socket."""
     status = where.root / "agent.sock"
-    argv = ("kubenclave.node.agent", "--plugin-dir", str(where.plugins), "--status-socket", str(status))
-    argv += ("--aesm-dir", str(where.aesm.parent), "--simulated-cpu", str(where.cpu))
+    argv = ["kubenclave.node.agent", "--plugin-dir", str(where.plugins), "--status-socket", str(status)]
+    argv += ["--aesm-dir", str(where.aesm.parent), "--simulated-cpu", str(where.cpu)]
     with _running(argv, lambda: _accepts(status)) as daemon:
         yield daemon
 
@@ -141,7 +135,7 @@ def kubelet(where: Places) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _running(arguments: tuple[str, ...], ready: Callable[[], bool]) -> Iterator[Daemon]:
+def _running(arguments: list[str], ready: Callable[[], bool]) -> Iterator[Daemon]:
     with tempfile.TemporaryFile() as log:
         start = time.perf_counter()
         argv = (sys.executable, "-m", *arguments)
