@@ -13,17 +13,19 @@ Identity = tuple[int, int, int]
 """Device, inode and time of making: tells a socket from one made anew at the same place. Modes do not matter."""
 
 
-def listen(path: Path, mode: int, backlog: int = 128) -> socket.socket:
-    """Return a listening socket at ``path``, whatever was there before.
+def listen(path: Path, mode: int, backlog: int = 128, *, owner: tuple[int, int] | None = None) -> socket.socket:
+    """Return a listening socket at ``path``, whatever was there before, with ``owner`` (user id, group id; -1: ours).
 
     It is bound beside ``path`` and renamed over it, so a client meets either the old or the new one, and never one
     with other permissions. Raises PlatformError when the place cannot be used.
     """
-    beside = path.with_name(f".{path.name}.new")
+    beside = path.with_name(f".{path.name}.{os.urandom(2).hex()[:3]}")  # of its own: two may start at the same time
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         beside.unlink(missing_ok=True)
         listener.bind(os.fspath(beside))
+        if owner is not None:
+            os.chown(beside, *owner)
         beside.chmod(mode)
         listener.listen(backlog)
         beside.rename(path)

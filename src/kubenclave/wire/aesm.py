@@ -30,6 +30,15 @@ DEFAULT_TIMEOUT: Final = 15_000
 
 _LENGTH: Final = struct.Struct("<I")
 
+IDENTIFY: Final = b"\xfa\x7f\x00"
+"""Body of a request that only kubenclave knows (field 2047, empty): whoever answers it is a quote helper of ours.
+
+Intel's daemon closes the connection, as it does for every message that it does not know.
+"""
+
+IDENTITY: Final = b"\x0d\x00\x00\x00\xfa\x7f\x0akubenclave"
+"""Frame of the answer to it."""
+
 LEGACY_NUMBERS: Final = frozenset((1, 2, 3, 4, 10, 11, 12, 13, 14, 18))
 """Envelope fields of EPID and launch control messages."""
 

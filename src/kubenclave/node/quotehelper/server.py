@@ -2,8 +2,8 @@
 """The AESM socket's server: one request, one reply, one write, one close for each connection.
 
 It works on bare non-blocking sockets, because a connection lives for four system calls and a transport would cost
-more than those. Connections that say nothing are bounded in number and time; when there are too many, the one that has
-been silent longest makes room, so that whoever floods the socket pushes out its own.
+more than those. Connections that say nothing are bounded in number and time; when there are too many, the peer that
+has most of them loses its oldest, so that whoever floods the socket pushes out its own.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import structlog
 
 from kubenclave.errors import FormatError
 from kubenclave.node.quotehelper.deadlines import Deadlines
+from kubenclave.node.quotehelper.fair import Crowd
 from kubenclave.wire.aesm import FrameReader
 from kubenclave.wire.metrics import Counter
 
@@ -26,6 +27,7 @@ _CREDENTIALS: Final = struct.Struct("=iII")
 _RECEIVE: Final = 8192
 _BATCH: Final = 64
 _ACCEPT_PAUSE: Final = 0.05
+_DRAIN_STEP: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,23 +42,23 @@ class ServerLimits:
 class Connection:
     """A peer that has sent its request. It must be answered exactly once."""
 
-    __slots__ = ("_server", "reader", "socket", "unsent")
+    __slots__ = ("_peer", "_server", "reader", "socket", "unsent")
 
     def __init__(self, server: "AesmServer", sock: socket.socket) -> None:
         self._server = server
+        self._peer: int | None = None
         self.socket = sock
         self.reader = FrameReader()
         self.unsent = b""
 
     @property
     def peer(self) -> int:
-        """Process id of the peer; 0 when it is outside of our PID namespace or has left."""
-        try:
+        """Process id of the peer; -1 - user id when the process is outside of our PID namespace."""
+        if self._peer is None:
             data = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        except OSError:
-            return 0
-        pid: int = _CREDENTIALS.unpack(data)[0]
-        return pid
+            pid, uid, _gid = _CREDENTIALS.unpack(data)
+            self._peer = pid or -1 - uid
+        return self._peer
 
     def answer(self, frame: bytes | None) -> None:
         """Send the frame and close, or close without a word."""
@@ -74,11 +76,11 @@ class AesmServer:
         self._handler: Final = handler
         self._outcomes: Final = outcomes
         self._limits: Final = limits or ServerLimits()
-        self._unread: Final = Deadlines[Connection](self._limits.seconds, self._too_slow)
-        self._unwritten: Final = Deadlines[Connection](self._limits.seconds, self._too_slow)
+        self._unread: Final = Deadlines[Connection](self._limits.seconds, self._silent_too_long)
+        self._unwritten: Final = Deadlines[Connection](self._limits.seconds, self._unread_too_long)
         self._waiting: Final[set[Connection]] = set()
+        self._silent: Final = Crowd[Connection]()
         self._listener: socket.socket | None = None
-        self._accepting = False
         self._resume: asyncio.TimerHandle | None = None
 
     @property
@@ -87,32 +89,37 @@ class AesmServer:
         return len(self._unread) + len(self._waiting) + len(self._unwritten)
 
     def start(self, listener: socket.socket) -> None:
-        """Accept from a non-blocking listening socket, which is the server's from now on."""
+        """Accept from a non-blocking listening socket, which is the server's from now on, in place of one before."""
+        if self._listener is not None:
+            self._accept(self._listener)  # whoever is in its line already
+        self._stop_listening()
         self._listener = listener
         self._listen()
 
     async def drain(self, linger: float, patience: float) -> None:
         """Stop without refusing anybody.
 
-        A client that has looked up our path before it led elsewhere still gets in during the next ``linger`` seconds;
-        answers under way have ``patience`` seconds to get out.
+        A client that has looked up our path before it led elsewhere still gets in during the next ``linger`` seconds,
+        and has as long again to say what it wants; answers under way have ``patience`` seconds to get out.
         """
         loop = asyncio.get_running_loop()
         await asyncio.sleep(linger)
-        end = loop.time() + patience
-        while self.connections and loop.time() < end:
-            await asyncio.sleep(0.01)
+        begun = loop.time()
+        while self.connections and loop.time() < begun + patience:
+            if loop.time() > begun + linger and not self._waiting and not self._unwritten:
+                break
+            await asyncio.sleep(_DRAIN_STEP)
         self.close()
 
     def close(self) -> None:
         """Close everything at once."""
-        if self._resume is not None:
-            self._resume.cancel()
-        if self._listener is not None:
-            asyncio.get_running_loop().remove_reader(self._listener)
-            self._listener.close()
-            self._listener = None
-        for connection in [*self._unread.clear(), *self._unwritten.clear(), *self._waiting]:
+        self._stop_listening()
+        for connection in self._unread.clear():
+            self._heard(connection)
+            self._close(connection, "shutdown")
+        for connection in self._unwritten.clear():
+            self._end_writing(connection, "shutdown")
+        for connection in [*self._waiting]:
             self._close(connection, "shutdown")
 
     def answer(self, connection: Connection, frame: bytes | None) -> None:
@@ -133,6 +140,15 @@ class AesmServer:
             self._close(connection, "answered")
         else:
             self._write_later(connection, frame[sent:])
+
+    def _stop_listening(self) -> None:
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
 
     def _listen(self) -> None:
         self._resume = None
@@ -158,48 +174,62 @@ class AesmServer:
         loop = asyncio.get_running_loop()
         loop.remove_reader(listener)
         self._resume = loop.call_later(_ACCEPT_PAUSE, self._listen)
-        self._make_room(self._unread, 1)
+        self._crowd_out(self._silent.oldest_of_largest())
 
     def _adopt(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         connection = Connection(self, sock)
-        self._make_room(self._unread, self._limits.unread)
+        if self._read(connection):  # mostly: the request is there already, which saves the selector's work
+            return
+        if len(self._unread) >= self._limits.unread:
+            self._crowd_out(self._silent.oldest_of_largest())
         self._unread.add(connection)
-        self._readable(connection)
-        if connection in self._unread:  # mostly not: the request is there already, which saves the selector's work
-            asyncio.get_running_loop().add_reader(sock, self._readable, connection)
+        self._silent.add(connection.peer, connection)
+        asyncio.get_running_loop().add_reader(sock, self._read, connection)
 
-    def _make_room(self, deadlines: Deadlines[Connection], limit: int) -> None:
-        if len(deadlines) >= limit and (oldest := deadlines.oldest()) is not None:
-            deadlines.discard(oldest)
-            self._close(oldest, "crowded_out")
+    def _crowd_out(self, connection: Connection | None) -> None:
+        if connection is not None:
+            self._heard(connection)
+            self._close(connection, "crowded_out")
 
-    def _readable(self, connection: Connection) -> None:
+    def _heard(self, connection: Connection) -> None:
+        """Stop waiting for a request."""
+        asyncio.get_running_loop().remove_reader(connection.socket)
+        self._unread.discard(connection)
+        self._silent.discard(connection.peer, connection)
+
+    def _read(self, connection: Connection) -> bool:
+        """Take what has arrived; return whether there is nothing more to wait for."""
         try:
             data = connection.socket.recv(_RECEIVE)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
-        if not data:
-            self._unread.discard(connection)  # probes connect and leave: nothing to complain about
-            self._close(connection, "truncated" if connection.reader.begun else "probe")
-            return
-        try:
-            body = connection.reader.feed(data)
-        except FormatError:
-            self._unread.discard(connection)
-            self._close(connection, "malformed")
-            return
-        if body is not None:
-            asyncio.get_running_loop().remove_reader(connection.socket)
-            self._unread.discard(connection)
+        outcome, body = "", None
+        if not data:  # probes connect and leave: nothing to complain about
+            outcome = "truncated" if connection.reader.begun else "probe"
+        else:
+            try:
+                body = connection.reader.feed(data)
+            except FormatError:
+                outcome = "malformed"
+            if body is None and not outcome:
+                return False
+        if connection in self._unread:
+            self._heard(connection)
+        if body is None:
+            self._close(connection, outcome)
+        else:
             self._waiting.add(connection)
             self._handler(body, connection)
+        return True
 
     def _write_later(self, connection: Connection, rest: bytes) -> None:
         self._waiting.discard(connection)
-        self._make_room(self._unwritten, self._limits.unwritten)
+        if len(self._unwritten) >= self._limits.unwritten and (oldest := self._unwritten.oldest()) is not None:
+            self._unwritten.discard(oldest)
+            self._end_writing(oldest, "crowded_out")
         self._unwritten.add(connection)
         connection.unsent = rest
         asyncio.get_running_loop().add_writer(connection.socket, self._writable, connection)
@@ -210,21 +240,25 @@ class AesmServer:
         except BlockingIOError:
             return
         except OSError:
-            self._unwritten.discard(connection)
-            self._close(connection, "left")
+            self._end_writing(connection, "left")
             return
         connection.unsent = connection.unsent[sent:]
         if not connection.unsent:
-            self._unwritten.discard(connection)
-            self._close(connection, "answered")
+            self._end_writing(connection, "answered")
 
-    def _too_slow(self, connection: Connection) -> None:
+    def _silent_too_long(self, connection: Connection) -> None:
+        self._heard(connection)
         self._close(connection, "timeout")
+
+    def _unread_too_long(self, connection: Connection) -> None:
+        self._end_writing(connection, "timeout")
+
+    def _end_writing(self, connection: Connection, outcome: str) -> None:
+        asyncio.get_running_loop().remove_writer(connection.socket)
+        self._unwritten.discard(connection)
+        self._close(connection, outcome)
 
     def _close(self, connection: Connection, outcome: str) -> None:
         self._waiting.discard(connection)
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(connection.socket)
-        loop.remove_writer(connection.socket)
         connection.socket.close()
         self._outcomes.inc(outcome)

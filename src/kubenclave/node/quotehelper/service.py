@@ -18,6 +18,7 @@ from kubenclave.errors import FormatError
 from kubenclave.node.quotehelper import keyids
 from kubenclave.node.quotehelper.deadlines import Deadlines
 from kubenclave.node.quotehelper.fair import FairQueue
+from kubenclave.node.quotehelper.status import Reason, hint_for
 from kubenclave.node.quotehelper.worker import Worker, WorkerState
 from kubenclave.wire import aesm
 from kubenclave.wire.aesm_errors import AesmError
@@ -36,7 +37,8 @@ _log = structlog.get_logger()
 
 _RETRY_FIRST: Final = 1.0
 _RETRY_LONGEST: Final = 60.0
-_REMEMBERED_PEERS: Final = 4096
+_REMEMBERED: Final = 4096
+_REPORT_BODY_SIZE: Final = 384
 _PPID_QUOTE_SIZE: Final = 1456
 
 
@@ -65,13 +67,14 @@ class Caller(Protocol):
 class _Call:
     """A request that is not answered yet."""
 
-    __slots__ = ("caller", "over", "peer", "request")
+    __slots__ = ("asked", "caller", "over", "peer", "request")
 
     def __init__(self, request: aesm.GetQuote | aesm.InitQuote, caller: Caller, peer: int) -> None:
         self.request = request
         self.caller = caller
         self.peer = peer
         self.over = False
+        self.asked = False  # the worker knows of it
 
 
 class QuoteService:
@@ -91,13 +94,15 @@ class QuoteService:
         self._stuck = 0
         self._init: InitResult | None = None
         self._init_error = AesmError.BUSY
+        self._init_original = 0
         self._init_failed_at = float("-inf")
         self._initialising = False
         self._init_waiters: list[_Call] = []
         self._init_wanted = asyncio.Event()
         self._initialised = asyncio.Event()
-        self._refused_quotes = False
-        self._told: Final[OrderedDict[int, None]] = OrderedDict()
+        self._dispatching = False
+        self._told: Final[OrderedDict[int | bytes, None]] = OrderedDict()
+        worker.on_lost = self._worker_lost
 
     @property
     def ready(self) -> bool:
@@ -105,24 +110,38 @@ class QuoteService:
         return self._init is not None and self._worker.state is WorkerState.UP
 
     @property
-    def findings(self) -> list[str]:
+    def queued(self) -> int:
+        """Quotes that wait for the worker."""
+        return len(self._queue)
+
+    @property
+    def reasons(self) -> list[Reason]:
         """What stands in the way of quotes."""
         if self.ready:
             return []
-        if self._worker.state is not WorkerState.UP:
-            return [f"the worker is {self._worker.state.value}"]
-        return [f"the attestation key is not initialised: {self._init_error.name}"]
+        state = self._worker.state
+        if state is WorkerState.FAILING:
+            return [
+                Reason("quotehelper.worker_failing", "the worker ends again and again", "its last log lines say why")
+            ]
+        if state is WorkerState.RESTARTING:
+            return [Reason("quotehelper.worker_restarting", "the worker is being started again")]
+        if self._init_error is AesmError.BUSY:
+            return [Reason("quotehelper.initialising", "the attestation key is being made and certified")]
+        text = f"no attestation key: {self._init_error.name} ({int(self._init_error)})"
+        if self._init_original:
+            text += f", the library says 0x{self._init_original:04X}"
+        return [Reason("quotehelper.not_initialised", text, hint_for(self._init_error))]
 
     async def wait_initialised(self) -> None:
         """Return once an attestation key is there."""
         await self._initialised.wait()
 
-    def worker_lost(self) -> None:
-        """Take note that the worker's state is gone."""
-        self._forget_key(AesmError.BUSY)
-
     def handle(self, body: bytes, caller: Caller) -> None:
         """Answer a request, at once or later; a request that means nothing to us is answered by closing."""
+        if body == aesm.IDENTIFY:
+            caller.answer(aesm.IDENTITY)
+            return
         try:
             request = aesm.decode_request(body)
         except FormatError:
@@ -172,6 +191,7 @@ class QuoteService:
                 error = AesmError.UNEXPECTED_ERROR
         if error is not AesmError.SUCCESS:
             self._init_error = error
+            self._init_original = reply.original
             self._init_failed_at = asyncio.get_running_loop().time()
             _log.warning("quotes.init_failed", error=error.name, original=hex(reply.original))
         waiters, self._init_waiters = self._init_waiters, []
@@ -195,6 +215,7 @@ class QuoteService:
     def _forget_key(self, error: AesmError) -> None:
         self._init = None
         self._init_error = error
+        self._init_original = 0
         self._initialised.clear()
         self._init_wanted.set()
 
@@ -232,9 +253,8 @@ class QuoteService:
         if self._init is None or error is not AesmError.SUCCESS:
             self._refuse(call.request, call.caller, error)
             return
-        self._told[call.peer] = None
-        if len(self._told) > _REMEMBERED_PEERS:
-            self._told.popitem(last=False)
+        if call.peer > 0:
+            self._remember(call.peer)
         self._finish(call.request, call.caller, aesm.QuoteInit(self._init.target_info, self._init.pub_key_id))
 
     # --- quotes
@@ -252,14 +272,23 @@ class QuoteService:
     def _quote(self, request: aesm.GetQuote, caller: Caller) -> None:
         error = self._quote_problem(request)
         if error is None:
-            call = _Call(request, caller, caller.peer)
-            if self._stuck or not self._queue.put(call.peer, call):
-                error = AesmError.BUSY
-            else:
-                self._deadlines.add(call)
-                self._dispatch()
-                return
-        self._refuse(request, caller, error)
+            self._enqueue(_Call(request, caller, caller.peer))
+        else:
+            self._refuse(request, caller, error)
+
+    def _enqueue(self, call: _Call) -> None:
+        displaced = call if self._stuck else self._queue.put(call.peer, call)
+        if displaced is not call:
+            self._deadlines.add(call)
+        if displaced is not None:
+            self._drop(displaced)
+        self._dispatch()
+
+    def _drop(self, call: _Call) -> None:
+        if not call.over:
+            call.over = True
+            self._deadlines.discard(call)
+            self._refuse(call.request, call.caller, AesmError.BUSY)
 
     def _quote_problem(self, request: aesm.GetQuote) -> AesmError | None:
         if request.report is None or request.buf_size is None:
@@ -276,13 +305,18 @@ class QuoteService:
         return None
 
     def _dispatch(self) -> None:
+        if self._dispatching:
+            return  # a call that fails at once ends up here again
+        self._dispatching = True
         while self._worker.outstanding < self._limits.in_flight and (call := self._queue.get()) is not None:
             if not call.over:
                 self._send(call, call.request)
+        self._dispatching = False
 
     def _send(self, call: _Call, request: aesm.GetQuote | aesm.InitQuote) -> None:
         assert isinstance(request, aesm.GetQuote)
         assert request.report is not None
+        call.asked = True
         payload = QuoteRequest(request.report, request.qe_report_info).build()
         self._worker.call(Op.QUOTE, payload, lambda reply: self._quoted(call, request, reply))
 
@@ -306,6 +340,9 @@ class QuoteService:
             self._worker.restart(str(problem))
             return aesm.Refusal(request, AesmError.UNEXPECTED_ERROR)
         quote = result.quote
+        if (result.qe_report_info is None) != (request.qe_report_info is None):
+            self._worker.restart("it forgets the QE REPORT, or makes one that nobody wants")
+            return aesm.Refusal(request, AesmError.UNEXPECTED_ERROR)
         if keyids.identifies_by_ppid(quote):
             self._forget_key(AesmError.NO_PLATFORM_CERT_DATA)
             return aesm.Refusal(request, AesmError.NO_PLATFORM_CERT_DATA)
@@ -320,19 +357,30 @@ class QuoteService:
             self._forget_key(error)
         elif error in {AesmError.NO_PLATFORM_CERT_DATA, AesmError.ENCLAVE_LOST}:
             self._init_wanted.set()
-        elif error in {AesmError.INVALID_REPORT, AesmError.ERROR_REPORT} and call.peer not in self._told:
+        elif error in {AesmError.INVALID_REPORT, AesmError.ERROR_REPORT}:
             # Perhaps the REPORT is for the quoting enclave of before a restart or an upgrade. Clients take 47 as final,
             # while 42 makes them fetch the target info anew, so they get that once.
-            self._told[call.peer] = None
-            return AesmError.ATT_KEY_NOT_INITIALIZED
+            who = call.peer if call.peer > 0 else _body_of(call.request)
+            if who not in self._told:
+                self._remember(who)
+                return AesmError.ATT_KEY_NOT_INITIALIZED
         return error
 
+    def _remember(self, who: int | bytes) -> None:
+        """Note that somebody has, or will have, fetched the target info of now."""
+        self._told[who] = None
+        if len(self._told) > _REMEMBERED:
+            self._told.popitem(last=False)
+
     # --- common
+
+    def _worker_lost(self) -> None:
+        self._forget_key(AesmError.BUSY)
 
     def _expired(self, call: _Call) -> None:
         """Tell the client to come back rather than let it run into its own timeout."""
         call.over = True
-        if isinstance(call.request, aesm.GetQuote):
+        if call.asked:
             self._stuck += 1
         self._refuse(call.request, call.caller, AesmError.BUSY)
 
@@ -350,3 +398,10 @@ class QuoteService:
         error = reply.error.name if isinstance(reply, aesm.Refusal) else "SUCCESS"
         self._requests.inc(type(request).__name__, error)
         caller.answer(aesm.encode_reply(reply))
+
+
+def _body_of(request: aesm.GetQuote | aesm.InitQuote) -> bytes:
+    """Return what stands for a process that we cannot see: the body of its REPORT, which stays when it tries again."""
+    assert isinstance(request, aesm.GetQuote)
+    assert request.report is not None
+    return request.report[:_REPORT_BODY_SIZE]

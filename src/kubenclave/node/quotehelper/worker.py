@@ -32,7 +32,7 @@ _FIRST_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = 30.0
 _HOPELESS: Final = 3
 _GRACE: Final = 1.0
-_REAP_INTERVAL: Final = 0.01
+_REAP_TRIES: Final = 100
 _IDS: Final = 1 << 32
 _STDERR: Final = 2
 
@@ -68,6 +68,8 @@ class Worker:
         self._lost = asyncio.Event()
         self._up = asyncio.Event()
         self.pid: int | None = None
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called when a process has ended, before the calls that it leaves unanswered fail."""
 
     @property
     def state(self) -> WorkerState:
@@ -168,6 +170,7 @@ class Worker:
         self._socket = None
         self._up.clear()
         self._stalls.clear()
+        self.on_lost()
         pending = list(self._pending.values())
         self._pending.clear()
         for done in pending:
@@ -175,10 +178,11 @@ class Worker:
 
     async def _reap(self, process: subprocess.Popen[bytes]) -> None:
         """Collect the process, which gets a moment to end by itself so that its exit code tells something."""
-        deadline = asyncio.get_running_loop().time() + _GRACE
         try:
-            while process.poll() is None and asyncio.get_running_loop().time() < deadline:
-                await asyncio.sleep(_REAP_INTERVAL)
+            for _ in range(_REAP_TRIES):
+                if process.poll() is not None:
+                    break
+                await asyncio.sleep(_GRACE / _REAP_TRIES)
         finally:
             if process.poll() is None:
                 process.kill()

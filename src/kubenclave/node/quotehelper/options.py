@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of the quote helper, read with the standard library so that a node carries no more than that."""
+
+import argparse
+import grp
+import pwd
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from kubenclave.node.quotehelper.place import TakeOver
+from kubenclave.node.quotehelper.server import ServerLimits
+from kubenclave.node.quotehelper.service import ServiceLimits
+from kubenclave.node.quotehelper.worker import STALL_SECONDS
+
+DEFAULT_SOCKET: Final = "/var/run/aesmd/aesm.socket"
+DEFAULT_CPU_SOCKET: Final = "/run/kubenclave/cpu.sock"
+DEFAULT_MODE: Final = 0o666
+
+BACKENDS: Final = ("simulated", "dcap")
+
+_EPILOG: Final = """\
+The socket appears once a quote can be made; until then the health socket says what is in the way. Another quote helper
+on the same path is taken over from without a refused connection; anything else is not, unless told so.
+
+examples:
+  kubenclave node quote-helper --backend dcap
+  kubenclave node quote-helper --backend simulated --cpu-socket /run/kubenclave/cpu.sock --socket ./aesm.socket
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to run; ``owner`` is user id and group id of the socket (-1: ours), seconds are as in the help."""
+
+    socket: Path
+    backend: str
+    cpu_socket: Path = Path(DEFAULT_CPU_SOCKET)
+    library: str | None = None
+    health_socket: Path | None = None
+    mode: int = DEFAULT_MODE
+    owner: tuple[int, int] | None = None
+    take_over: TakeOver = TakeOver.HELPER
+    handover_seconds: float = 0.0
+    stall_seconds: float = STALL_SECONDS
+    server: ServerLimits = field(default_factory=ServerLimits)
+    service: ServiceLimits = field(default_factory=ServiceLimits)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether no hardware protects anything."""
+        return self.backend == "simulated"
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Read the command line. Raises SystemExit with code 0 after --help and with code 2 for anything wrong."""
+    given = _parser().parse_args(arguments)
+    return Options(
+        socket=given.socket,
+        backend=given.backend,
+        cpu_socket=given.cpu_socket,
+        library=given.library,
+        health_socket=given.health_socket,
+        mode=given.mode,
+        owner=given.owner,
+        take_over=TakeOver(given.take_over),
+        handover_seconds=given.handover_seconds,
+        stall_seconds=given.stall_seconds,
+        server=ServerLimits(unread=given.max_silent, unwritten=given.max_unread, seconds=given.request_seconds),
+        service=ServiceLimits(
+            in_flight=given.in_flight,
+            queued=given.max_queued,
+            queued_per_peer=given.max_queued_per_process,
+            answer_seconds=given.answer_seconds,
+            refresh_seconds=given.refresh_seconds,
+        ),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kubenclave node quote-helper",
+        description="Serve quotes on the AESM socket, made by a worker process of its own.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--backend", choices=BACKENDS, required=True, help="Intel's DCAP library, or the SIMULATED platform")
+    add("--socket", type=Path, default=Path(DEFAULT_SOCKET), metavar="PATH", help="AESM socket (%(default)s)")
+    add("--mode", type=_mode, default=DEFAULT_MODE, metavar="OCTAL", help="mode of the AESM socket (666)")
+    add("--owner", type=_owner, metavar="USER[:GROUP]", help="owner of the AESM socket (whoever runs this)")
+    add("--health-socket", type=Path, metavar="PATH", help="serve /healthz, /readyz, /status and /metrics here")
+    path = Path(DEFAULT_CPU_SOCKET)
+    add("--cpu-socket", type=Path, default=path, metavar="PATH", help="CPU of the SIMULATED platform (%(default)s)")
+    add("--library", metavar="FILE", help="DCAP library (libsgx_dcap_ql.so.1)")
+    choices = [choice.value for choice in TakeOver]
+    add("--take-over", choices=choices, default=TakeOver.HELPER.value, help="whom to replace on the path (%(default)s)")
+    _add_limits(parser)
+    return parser
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    server, service = ServerLimits(), ServiceLimits()
+    group = parser.add_argument_group("limits")
+
+    def seconds(name: str, default: float, text: str) -> None:
+        group.add_argument(name, type=_seconds, default=default, metavar="SECONDS", help=f"{text} (%(default)g)")
+
+    def count(name: str, default: int, text: str) -> None:
+        group.add_argument(name, type=_count, default=default, metavar="N", help=f"{text} (%(default)d)")
+
+    count("--in-flight", service.in_flight, "quotes that the worker is asked for at a time")
+    count("--max-queued", service.queued, "quotes that wait for it")
+    count("--max-queued-per-process", service.queued_per_peer, "of these for one client process")
+    count("--max-silent", server.unread, "connections without a request yet")
+    count("--max-unread", server.unwritten, "connections whose client does not take its reply")
+    seconds("--request-seconds", server.seconds, "time for a client to send its request, and to take its reply")
+    seconds("--answer-seconds", service.answer_seconds, "time after which a client is told to come back")
+    seconds("--refresh-seconds", service.refresh_seconds, "time between renewals of the certification data")
+    seconds("--stall-seconds", STALL_SECONDS, "time after which a worker that does not answer is replaced")
+    seconds("--handover-seconds", 0.0, "time that SIGTERM leaves a successor to take over")
+
+
+def _mode(text: str) -> int:
+    mode = int(text, 8)
+    if not 0 <= mode <= 0o777:
+        raise ValueError
+    return mode
+
+
+def _owner(text: str) -> tuple[int, int]:
+    user, _, group = text.partition(":")
+    try:
+        uid = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+        gid = -1 if not group else int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise argparse.ArgumentTypeError(f"no such user or group: {error.args[0]}") from error
+    return uid, gid
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def _seconds(text: str) -> float:
+    if not 0 <= (number := float(text)) < float("inf"):
+        raise ValueError
+    return number
