@@ -125,7 +125,9 @@ def test_refusals_carry_the_code_of_the_protocol(short_tmp, error, kind, tries):
     assert len(tried) == tries
 
 
-@pytest.mark.parametrize("quote", [b"short", QUOTE[:-1], QUOTE + b"x", bytes(435)])
+@pytest.mark.parametrize(
+    "quote", [b"short", QUOTE[:-1], QUOTE + b"x", bytes(435)], ids=["short", "cut", "long", "zero"]
+)
 def test_what_is_no_quote_is_a_format_error(short_tmp, quote):
     def wrong(request: aesm.Request) -> bytes:
         return aesm.encode_reply(aesm.Quote(quote)) if isinstance(request, aesm.GetQuote) else answered(request)

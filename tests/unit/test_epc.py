@@ -60,6 +60,7 @@ CANONICAL = [
     ("1e-999999", "1e-9"),
     ("0e999999", "0"),
     ("9223372036854775807", "9223372036854775807"),
+    (" 64Mi\n", "64Mi"),
 ]
 
 
@@ -79,14 +80,14 @@ def test_numbers_of_a_manifest_are_amounts() -> None:
 MALFORMED = ". Mi 1MiB 1i 1ki 1K 1e 1e1.5 1ee3 1.1.1 --1 +-1 1,5 0x10 1m1 1eE NaN inf \N{ARABIC-INDIC DIGIT ONE}"
 
 
-@pytest.mark.parametrize("text", ["", " ", "1 ", " 1", "1\n", "1" * 200, *MALFORMED.split()])
+@pytest.mark.parametrize("text", ["", " ", "1 Mi", "- 1", "1" * 129, *MALFORMED.split()])
 def test_malformed_text_is_refused(text: str) -> None:
     with pytest.raises(FormatError) as caught:
         Quantity.parse(text)
     assert caught.value.code == "quantity.malformed"
 
 
-@pytest.mark.parametrize("value", [None, True, 1.5, [], {}, b"1"])
+@pytest.mark.parametrize("value", [None, True, 1.5, [], {}, b"1"], ids=lambda value: type(value).__name__)
 def test_other_types_are_refused(value: object) -> None:
     with pytest.raises(FormatError) as caught:
         Quantity.parse(value)

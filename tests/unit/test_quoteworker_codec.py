@@ -73,7 +73,7 @@ PAYLOADS: list[InitResult | QuoteRequest | QuoteResult] = [
 ]
 
 
-@pytest.mark.parametrize("payload", PAYLOADS, ids=repr)
+@pytest.mark.parametrize("payload", PAYLOADS, ids=lambda value: type(value).__name__)
 def test_payloads_survive_building_and_parsing(payload):
     built = payload.build()
     assert type(payload).parse(built) == payload

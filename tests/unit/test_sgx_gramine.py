@@ -93,7 +93,11 @@ def test_options_that_mean_nothing(options: bytes, field: str) -> None:
     assert (caught.value.code, caught.value.field) == ("gramine.manifest", field)
 
 
-@pytest.mark.parametrize("manifest", [b"sgx = 1", b"\xff", b"[sgx", b"x = 1\nx = 2"])
+@pytest.mark.parametrize(
+    "manifest",
+    [b"sgx = 1", b"\xff", b"[sgx", b"x = 1\nx = 2", b"x = " + b"9" * 5000, b"x = " + b"[" * 9999],
+    ids=["no table", "no UTF-8", "no TOML", "twice", "digits", "depth"],
+)
 def test_manifests_that_are_none(manifest: bytes) -> None:
     with pytest.raises(FormatError) as caught:
         GramineEnclave.parse(manifest, PAL)
@@ -107,6 +111,9 @@ def test_manifests_that_are_none(manifest: bytes) -> None:
         (b"isvsvn = 65536", "sgx.isvsvn"),
         (b"isvprodid = true", "sgx.isvprodid"),
         (b"cpu_features = []", "sgx.cpu_features"),
+        (b'cpu_features.avx = "yes"', "sgx.cpu_features.avx"),
+        (b"cpu_features.avx512 = true", "sgx.cpu_features.avx512"),
+        (b'cpu_features.mpx = "unspecified"', "sgx.cpu_features.mpx"),
     ],
 )
 def test_options_no_sigstruct_can_hold(options: bytes, field: str) -> None:
@@ -130,8 +137,23 @@ def test_hexadecimal_sizes_are_read() -> None:
         elf((5, 0, 0, 1, 1))[:80].ljust(100, b"\0"),
         elf((5, 0, 0, 1, 65 << 20)),
         elf((5, 0x300, 0, 0x200, 0x200)),
-        elf((5, 0, 0, 2, 1)),
+        elf((5, 0, 0x1000, 2, 1)),
         elf((5, 0, 0, 1, 0x1000), (6, 0, 0x800, 1, 1)),
+        elf((5, 0, 0x2000, 1, 0x1000)),
+        elf((5, 0, 0, 1, 0x1000)),
+    ],
+    ids=[
+        "empty",
+        "another magic",
+        "another machine",
+        "no segment",
+        "headers beyond the end",
+        "too large",
+        "segment beyond the end",
+        "more in the file than in memory",
+        "overlap",
+        "entry before it",
+        "entry behind it",
     ],
 )
 def test_pals_that_are_none(pal: bytes) -> None:

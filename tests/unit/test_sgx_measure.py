@@ -79,7 +79,10 @@ def test_save_areas_no_enclave_has(ssa: int) -> None:
         Pages(0, R, 0),
         Pages(0, R, 1, bytes(4095)),
         Pages(0x2000, R, 1),
+        Pages(0x1000, R, 2),
+        Pages(0x1000, R, 5),
     ],
+    ids=["unaligned", "behind", "half behind", "before", "none", "short", "again", "end there", "over it"],
 )
 def test_pages_the_processor_refuses(pages: Pages) -> None:
     measurement = Measurement(0x10000, 1)
@@ -110,6 +113,20 @@ def test_secinfo_reserved_bytes_must_be_zero() -> None:
     with pytest.raises(FormatError):
         SecInfo.parse(SecInfo(0x201).build()[:-1] + b"\1")
     assert PageType(0x201 >> 8) is PageType.REG
+
+
+def test_pages_may_be_added_in_any_order_and_are_counted() -> None:
+    measurement = Measurement(1 << 40, 1)
+    for number in (5, 3, 9, 4, 0, 8, 2):
+        measurement.add(Pages(number * 4096, R, 1))
+        measurement.extend(number * 4096, bytes(256))
+    assert measurement.pages == 7
+    for number in (1, 6, 7, 10):
+        with pytest.raises(FormatError):
+            measurement.extend(number * 4096, bytes(256))
+    for number in (0, 2, 3, 4, 5, 8, 9):
+        with pytest.raises(FormatError):
+            measurement.add(Pages(number * 4096, R, 1))
 
 
 @pytest.mark.parametrize(("offset", "size"), [(1, 256), (0x100, 255), (0x5000, 256)])
@@ -150,6 +167,24 @@ def test_unmeasured_chunks_are_not_hashed() -> None:
         (ecreate() + record(b"UNMEASRD", 0), "format.truncated"),
         (ecreate() + record(b"EREMOVE", 0), "sgxs.record"),
         (ecreate(0x3000), "measure.refused"),
+        (ecreate() + record(b"EADD", 0, 0x203) * 2, "measure.refused"),
+    ],
+    ids=[
+        "empty",
+        "cut",
+        "unsized",
+        "no ECREATE",
+        "ECREATE reserved",
+        "EADD reserved",
+        "TCS with access",
+        "page type 0",
+        "EEXTEND reserved",
+        "chunk cut",
+        "no page there",
+        "UNMEASRD cut",
+        "unknown record",
+        "odd size",
+        "page twice",
     ],
 )
 def test_what_is_no_stream(stream: bytes, code: str) -> None:

@@ -4,19 +4,20 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenclave.errors import FormatError, TrustError
-from kubenclave.sgx.attributes import Attributes
+from kubenclave.sgx.attributes import AttributeFlags, Attributes
 from kubenclave.sgx.sigstruct import Sigstruct, assemble, rsa_signer, sign
+from tests.samples import MODULUS, PRIVATE_EXPONENT, pattern
 
-_KEY = rsa.generate_private_key(public_exponent=3, key_size=3072).private_numbers()
-MODULUS = _KEY.public_numbers.n
-SIGNER = rsa_signer(MODULUS, _KEY.d)
+SIGNER = rsa_signer(MODULUS, PRIVATE_EXPONENT)
 TEMPLATE = Sigstruct(
     enclave_hash=bytes(range(32)),
     attributes=Attributes(4, 3),
@@ -40,11 +41,77 @@ def test_what_we_sign_holds_and_survives_the_bytes() -> None:
 
 
 def test_the_signature_is_that_of_an_independent_library() -> None:
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import padding
+    _verify_elsewhere(SIGNED)
 
-    octets = int.from_bytes(SIGNED.signature, "little").to_bytes(384, "big")
-    _KEY.public_numbers.public_key().verify(octets, SIGNED.signed_bytes(), padding.PKCS1v15(), hashes.SHA256())
+
+def test_a_signature_of_an_independent_library_is_taken() -> None:
+    """PKCS #1 v1.5 is deterministic: another signer makes the very same bytes."""
+    key = rsa.RSAPrivateNumbers(
+        *rsa.rsa_recover_prime_factors(MODULUS, 3, PRIVATE_EXPONENT),
+        PRIVATE_EXPONENT,
+        *_crt(),
+        rsa.RSAPublicNumbers(3, MODULUS),
+    ).private_key()
+    signature = key.sign(TEMPLATE.signed_bytes(), padding.PKCS1v15(), hashes.SHA256())
+    assert assemble(TEMPLATE, MODULUS, int.from_bytes(signature, "big")) == SIGNED
+
+
+def _crt() -> tuple[int, int, int]:
+    p, q = rsa.rsa_recover_prime_factors(MODULUS, 3, PRIVATE_EXPONENT)
+    return rsa.rsa_crt_dmp1(PRIVATE_EXPONENT, p), rsa.rsa_crt_dmq1(PRIVATE_EXPONENT, q), rsa.rsa_crt_iqmp(p, q)
+
+
+def _verify_elsewhere(sigstruct: Sigstruct) -> None:
+    public = rsa.RSAPublicNumbers(3, int.from_bytes(sigstruct.modulus, "little")).public_key()
+    octets = int.from_bytes(sigstruct.signature, "little").to_bytes(384, "big")
+    public.verify(octets, sigstruct.signed_bytes(), padding.PKCS1v15(), hashes.SHA256())
+
+
+def test_helper_values_are_the_quotients_of_the_specification() -> None:
+    s, m = int.from_bytes(SIGNED.signature, "little"), MODULUS
+    assert int.from_bytes(SIGNED.q1, "little") == s * s // m
+    assert int.from_bytes(SIGNED.q2, "little") == s * (s * s % m) // m
+
+
+FIELDS = [
+    ("vendor", 16, 4),
+    ("date", 20, 4),
+    ("sw_defined", 40, 4),
+    ("modulus", 128, 384),
+    ("signature", 516, 384),
+    ("misc_select", 900, 4),
+    ("misc_mask", 904, 4),
+    ("cet_attributes", 908, 1),
+    ("cet_attributes_mask", 909, 1),
+    ("isv_family_id", 912, 16),
+    ("attributes", 928, 16),
+    ("attribute_mask", 944, 16),
+    ("enclave_hash", 960, 32),
+    ("isv_ext_prod_id", 1008, 16),
+    ("isv_prod_id", 1024, 2),
+    ("isv_svn", 1026, 2),
+    ("q1", 1040, 384),
+    ("q2", 1424, 384),
+]
+
+
+@pytest.mark.parametrize(("name", "offset", "size"), FIELDS, ids=[row[0] for row in FIELDS])
+def test_fields_stand_where_the_specification_has_them(name: str, offset: int, size: int) -> None:
+    data = bytearray(SIGNED.build())
+    written = pattern(name, size) if name != "vendor" else bytes.fromhex("86800000")
+    data[offset : offset + size] = written
+    value = getattr(Sigstruct.parse(bytes(data)), name)
+    if isinstance(value, Attributes):
+        value = value.build()
+    assert (value if isinstance(value, bytes) else value.to_bytes(size, "little")) == written
+
+
+def test_what_is_signed_is_two_stretches_of_128_bytes() -> None:
+    data = SIGNED.build()
+    assert SIGNED.signed_bytes() == data[:128] + data[900:1028]
+    assert data[:16].hex() == "06000000e10000000000010000000000"
+    assert data[24:40].hex() == "01010000600000006000000001000000"
+    assert data[512:516].hex() == "03000000"
 
 
 def test_mr_signer_is_over_the_little_endian_modulus() -> None:
@@ -92,6 +159,7 @@ def test_intel_may_sign_too() -> None:
 @pytest.mark.parametrize(
     ("modulus", "signature"),
     [(0, 1), (MODULUS, 0), (MODULUS, MODULUS), (MODULUS, 1 << 4000), (MODULUS - 1, 5), (MODULUS >> 1, 5), (-3, 5)],
+    ids=["modulus 0", "signature 0", "signature is modulus", "signature huge", "even", "short", "negative"],
 )
 def test_numbers_that_are_no_signature_are_refused(modulus: int, signature: int) -> None:
     with pytest.raises(TrustError) as caught:
@@ -152,31 +220,63 @@ def test_build_and_parse_are_inverse(sigstruct: Sigstruct) -> None:
     assert Sigstruct.parse(built).build() == built
 
 
-def _real(shared_data: Path) -> list[tuple[bytes, dict[str, str]]]:
+def _real(shared_data: Path) -> list[tuple[bytes, dict[str, Any]]]:
     enclaves = shared_data / "enclaves"
-    found: list[tuple[bytes, dict[str, str]]] = []
-    for expected in sorted((enclaves / "gramine").glob("*/expected.json")):
-        found.append(((expected.parent / "app.sig").read_bytes(), json.loads(expected.read_text())["sigstruct"]))
     fortanix = json.loads((enclaves / "fortanix" / "expected.json").read_text())
-    for name in ("test_enclave.sig", "sig1.sigstruct.bin"):
-        found.append(((enclaves / "fortanix" / name).read_bytes(), fortanix[name]))
+    found = [
+        ((enclaves / "fortanix" / name).read_bytes(), fortanix[name])
+        for name in ("test_enclave.sig", "sig1.sigstruct.bin")
+    ]
+    found += [
+        (path.with_name("app.sig").read_bytes(), json.loads(path.read_text())["sigstruct"])
+        for path in sorted((enclaves / "gramine").glob("*/expected.json"))
+    ]
     for library in sorted((enclaves / "sdk").glob("*.so")):
         data = library.read_bytes()
         for block in json.loads(library.with_name(library.name + ".expected.json").read_text())["blocks"]:
             start = int(block["file_offset"], 16) + 64
             found.append((data[start : start + 1808], block["sigstruct"]))
+    for path, section_size in (("oe-plain.signed", 1960), ("ego-like-server", 2064)):
+        data = (enclaves / "oe" / path).read_bytes()
+        expected = json.loads((enclaves / "oe" / f"{path}.expected.json").read_text())
+        assert expected["oeinfo"]["section_size"] == section_size
+        # the properties end with eight bytes 0xEC right behind SIGSTRUCT (enclaves.md 4.2)
+        (start,) = [at for at in _all(data, b"\xec" * 8) if data[at - 1808 :][:4] == bytes.fromhex("06000000")]
+        found.append((data[start - 1808 : start], expected["sigstruct"]))
     return found
+
+
+def _all(data: bytes, part: bytes) -> list[int]:
+    return [at for at in range(1808, len(data)) if data.startswith(part, at)]
 
 
 def test_signers_in_the_wild_are_read_and_hold(shared_data: Path) -> None:
     vectors = _real(shared_data)
-    assert len(vectors) >= 9
+    assert len(vectors) == 11
     for data, expected in vectors:
         sigstruct = Sigstruct.parse(data)
         sigstruct.check()
+        _verify_elsewhere(sigstruct)
         assert sigstruct.build() == data
-        assert sigstruct.mr_signer.hex() == expected["mrsigner"]
-        assert sigstruct.enclave_hash.hex() == expected["mrenclave"]
-        assert sigstruct.sign_date == expected["date"]
-        assert sigstruct.isv_svn == expected["isvsvn"]
-        assert hex(sigstruct.attribute_mask.xfrm) == expected["attribute_xfrm_mask"]
+        assert _as_listed(sigstruct) == expected
+
+
+def _as_listed(sigstruct: Sigstruct) -> dict[str, object]:
+    return {
+        "date": sigstruct.sign_date,
+        "vendor": hex(sigstruct.vendor),
+        "mrenclave": sigstruct.enclave_hash.hex(),
+        "mrsigner": sigstruct.mr_signer.hex(),
+        "isvprodid": sigstruct.isv_prod_id,
+        "isvsvn": sigstruct.isv_svn,
+        "isvfamilyid": sigstruct.isv_family_id.hex(),
+        "isvextprodid": sigstruct.isv_ext_prod_id.hex(),
+        "attribute_flags": f"0x{sigstruct.attributes.flags:016x}",
+        "attribute_xfrm": f"0x{sigstruct.attributes.xfrm:016x}",
+        "attribute_flags_mask": f"0x{sigstruct.attribute_mask.flags:016x}",
+        "attribute_xfrm_mask": f"0x{sigstruct.attribute_mask.xfrm:016x}",
+        "miscselect": f"0x{sigstruct.misc_select:08x}",
+        "misc_mask": f"0x{sigstruct.misc_mask:08x}",
+        "debug": sigstruct.attributes.debug,
+        "kss": bool(sigstruct.attributes.flags & AttributeFlags.KSS),
+    }

@@ -44,14 +44,14 @@ GOLDEN_REPLIES = [
 PARTS = {"KEYID": KEY_ID, "TARGET": TARGET_INFO, "PUBKEYID": PUB_KEY_ID, "QUOTE": QUOTE}
 
 
-@pytest.mark.parametrize(("request_", "golden"), GOLDEN_REQUESTS, ids=repr)
+@pytest.mark.parametrize(("request_", "golden"), GOLDEN_REQUESTS, ids=lambda value: type(value).__name__)
 def test_golden_requests(request_, golden):
     data = frame(golden, **PARTS)
     assert aesm.encode_request(request_) == data
     assert aesm.decode_request(data[4:]) == request_
 
 
-@pytest.mark.parametrize(("request_", "reply", "golden"), GOLDEN_REPLIES, ids=repr)
+@pytest.mark.parametrize(("request_", "reply", "golden"), GOLDEN_REPLIES, ids=lambda value: type(value).__name__)
 def test_golden_replies(request_, reply, golden):
     data = frame(golden, **PARTS)
     assert aesm.encode_reply(reply) == data
@@ -76,7 +76,7 @@ REQUESTS: list[aesm.Request] = [
 ]
 
 
-@pytest.mark.parametrize("request_", REQUESTS, ids=repr)
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda value: type(value).__name__)
 def test_requests_and_refusals_of_every_variant(request_):
     assert aesm.decode_request(aesm.encode_request(request_, timeout=None)[4:]) == request_
     refusal = aesm.Refusal(request_, AesmError.BUSY)

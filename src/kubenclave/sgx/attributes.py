@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ATTRIBUTES and MISCSELECT of an enclave (SDM vol. 3D, 34.7.1 and 34.7.2)."""
+"""ATTRIBUTES and MISCSELECT of an enclave (SDM vol. 3D, SECS.ATTRIBUTES and SECS.MISCSELECT)."""
 
 import enum
 import struct

@@ -80,8 +80,12 @@ class CertificationData:
 
     @property
     def ppid(self) -> Ppid | None:
-        """Content of types 1 to 3, None for the others."""
-        return Ppid.parse(self.kind, self.data) if self.kind in _PPID_SIZES else None
+        """Content of types 1 to 3; None for other types, and where it has not the size of its type.
+
+        Nobody verifies a quote by it, and one of Intel's own samples ends before the PCE id.
+        """
+        layout = Ppid.LAYOUTS.get(self.kind)
+        return Ppid.parse(self.kind, self.data) if layout and layout.size == len(self.data) else None
 
     @property
     def pck_chain(self) -> bytes | None:

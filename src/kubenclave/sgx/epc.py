@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """EPC amounts: pages, sections, Kubernetes quantities and the resource names that count EPC.
 
-All arithmetic is on exact integers. A quantity is read as the API server reads it (every suffix, exponents,
-rounding up to a whole nano unit) and written in the API server's canonical form, with one difference: an amount
-beyond a signed 64-bit number is refused where Kubernetes silently cuts it down.
+All arithmetic is on exact integers. A quantity is read as the API server reads it (every suffix, exponents, white
+space around it, rounding away from zero to a whole nano unit) and written in the API server's canonical form, with
+two differences. An amount beyond a signed 64-bit number is refused where Kubernetes cuts it down or lets it overflow.
+A suffix without a digit is refused where Kubernetes, against its own grammar, reads zero.
 """
 
 import re
@@ -66,7 +67,7 @@ class Quantity:
             return cls(value * _NANO)
         if not isinstance(value, str):
             raise _malformed(f"a value of type {type(value).__name__}")
-        match = _QUANTITY.fullmatch(value) if len(value) <= _MAX_TEXT else None
+        match = _QUANTITY.fullmatch(value.strip()) if len(value) <= _MAX_TEXT else None
         if match is None:
             raise _malformed(repr(value[:_MAX_TEXT]))
         part = match["part"] or match["only"] or ""

@@ -93,6 +93,8 @@ class Pal:
         segments = tuple([_segment(elf, header, base) for header in headers])
         if sum(segment.pages for segment in segments) * PAGE_SIZE > end - base:
             raise _bad_pal("segments", "no page in two of them", f"{len(segments)} segments that overlap")
+        if not base <= entry < end:  # it goes into every TCS, where the processor only takes what lies in the enclave
+            raise _bad_pal("entry point", f"from {base:#x} to below {end:#x}", hex(entry))
         return cls(entry - base, end - base, segments)
 
 
@@ -137,7 +139,10 @@ class GramineEnclave:
             raise _bad_manifest("sgx.cpu_features", "a table", type(features).__name__)
         xfrm, xfrm_mask = int(Xfrm.X87 | Xfrm.SSE), _XFRM_MASK
         for name, bits in _FEATURES.items():
-            wanted = features.get(name, "unspecified" if name in ("avx", "avx512", "amx") else "disabled")
+            choices = ("disabled", "required") if name in ("mpx", "pkru") else ("unspecified", "disabled", "required")
+            wanted = features.get(name, choices[0])
+            if wanted not in choices:
+                raise _bad_manifest(f"sgx.cpu_features.{name}", " or ".join(choices), repr(wanted))
             if wanted == "required":
                 xfrm |= bits
             elif wanted == "disabled":

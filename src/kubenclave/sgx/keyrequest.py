@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KEYREQUEST: which key an enclave asks EGETKEY for (SDM vol. 3D, 34.18)."""
+"""KEYREQUEST: which key an enclave asks EGETKEY for (SDM vol. 3D, KEYREQUEST)."""
 
 import enum
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from kubenclave.sgx.layout import Layout
 
 KEY_REQUEST_SIZE: Final = 512
 KEY_SIZE: Final = 16
+_NO_BITS: Final = Attributes(0, 0)
 
 _LAYOUT: Final = Layout(
     "KEYREQUEST",
@@ -58,7 +59,7 @@ class KeyRequest:
     isv_svn: int = 0
     cet_attributes_mask: int = 0
     cpu_svn: bytes = bytes(16)
-    attribute_mask: Attributes = Attributes(0, 0)
+    attribute_mask: Attributes = _NO_BITS
     key_id: bytes = bytes(32)
     misc_mask: int = 0
     config_svn: int = 0

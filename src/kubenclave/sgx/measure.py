@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """MRENCLAVE: a SHA-256 over what ECREATE, EADD and EEXTEND did, in the order in which they did it.
 
-Each instruction puts one 64-byte record into the hash (SDM vol. 3D, 36.4.1); EEXTEND's is followed by the 256 bytes
-it covers. EINIT adds nothing. The base address, ATTRIBUTES and everything in SIGSTRUCT stay outside.
+Each instruction puts one 64-byte record into the hash (SDM vol. 3D, enclave measurement); EEXTEND's is followed by
+the 256 bytes it covers. EINIT adds nothing. The base address, ATTRIBUTES and everything in SIGSTRUCT stay outside.
 """
 
 import hashlib
 import struct
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -53,13 +54,13 @@ class Measurement:
         if not 1 <= ssa_frame_size < 1 << 32:
             raise _refused("SSAFRAMESIZE", "at least one page, in 32 bits", str(ssa_frame_size))
         self.size: Final = size
-        self._added: set[int] = set()
+        self._added: Final = _PageSet()
         self._hash = hashlib.sha256(_ECREATE.pack(b"ECREATE", ssa_frame_size, size))
 
     @property
     def pages(self) -> int:
         """How many pages were added."""
-        return len(self._added)
+        return self._added.count
 
     def add(self, pages: Pages) -> None:
         """EADD of each page, followed by EEXTEND of its chunks if there is content.
@@ -80,13 +81,13 @@ class Measurement:
                 for offset in offsets:
                     self._hash.update(_measured_page(offset, flags, pages.content, offset - pages.offset))
         first = pages.offset // PAGE_SIZE
-        self._added.update(range(first, first + pages.count))
+        self._added.add(first, first + pages.count)
 
     def extend(self, offset: int, chunk: bytes) -> None:
         """EEXTEND of one chunk of 256 bytes. Raises FormatError when no page was added there."""
         if offset % CHUNK_SIZE or len(chunk) != CHUNK_SIZE:
             raise _refused("EEXTEND", "256 bytes at a multiple of 256", f"{len(chunk)} bytes at {offset:#x}")
-        if offset // PAGE_SIZE not in self._added:
+        if self._added.is_free(offset // PAGE_SIZE, offset // PAGE_SIZE + 1):
             raise _refused("EEXTEND", "a page that was added", hex(offset))
         self._hash.update(_EEXTEND.pack(b"EEXTEND", offset) + chunk)
 
@@ -102,9 +103,38 @@ class Measurement:
         if pages.content is not None and len(pages.content) != pages.count * PAGE_SIZE:
             raise _refused("content", f"{pages.count * PAGE_SIZE} bytes", f"{len(pages.content)} bytes")
         first = pages.offset // PAGE_SIZE
-        if not self._added.isdisjoint(range(first, first + pages.count)):
+        if not self._added.is_free(first, first + pages.count):
             raise _refused("EADD", "pages that are not there yet", f"{pages.count} pages at {pages.offset:#x}")
         return pages.sec_info.as_added().flags
+
+
+class _PageSet:
+    """Page numbers as disjoint ranges in ascending order: a terabyte of free memory is one entry."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self.count = 0
+
+    def is_free(self, first: int, end: int) -> bool:
+        """Whether none of the pages from ``first`` to before ``end`` is there."""
+        after = bisect_right(self._starts, first)
+        return (after == 0 or self._ends[after - 1] <= first) and (
+            after == len(self._starts) or end <= self._starts[after]
+        )
+
+    def add(self, first: int, end: int) -> None:
+        """Add pages that are free."""
+        self.count += end - first
+        after = bisect_right(self._starts, first)
+        if after < len(self._starts) and self._starts[after] == end:
+            end = self._ends[after]
+            del self._starts[after], self._ends[after]
+        if after and self._ends[after - 1] == first:
+            self._ends[after - 1] = end
+        else:
+            self._starts.insert(after, first)
+            self._ends.insert(after, end)
 
 
 def measure(size: int, ssa_frame_size: int, load: Iterable[Pages]) -> bytes:

@@ -113,7 +113,8 @@ class QuoteSignature:
     """The signature section: the quote's signature, and everything that vouches for its key.
 
     ``signature`` and ``qe_report_signature`` are 64 bytes r‖s, ``attestation_key`` 64 bytes x‖y, all big-endian.
-    ``qe_report`` are the 384 raw bytes that the PCK key signed.
+    ``qe_report`` are the 384 raw bytes that the PCK key signed. ``rest`` are bytes behind it all, still inside the
+    section: nobody signs or reads them, and other verifiers let them pass as well.
     """
 
     signature: bytes
@@ -122,19 +123,22 @@ class QuoteSignature:
     qe_report_signature: bytes
     qe_auth_data: bytes
     certification_data: CertificationData
+    rest: bytes = b""
 
     @classmethod
     def parse(cls, data: bytes, version: int) -> Self:
-        """Read a whole signature section. Raises FormatError, also for bytes left over."""
-        cursor = Cursor(data, "quote signature")
-        signature = cursor.take(64, "signature")
-        attestation_key = cursor.take(64, "attestation_key")
+        """Read a whole signature section.
+
+        Raises FormatError, also for bytes left over inside the QE report certification data of versions 4 and 5.
+        """
+        section = cursor = Cursor(data, "quote signature")
+        signature = section.take(64, "signature")
+        attestation_key = section.take(64, "attestation_key")
         if version > 3:
-            outer = cursor.u16("certification data type")
+            outer = section.u16("certification data type")
             if outer != CertificationType.QE_REPORT_CERT:
                 raise _unknown("certification data type", "6 (QE report)", outer, code="quote.certification-type")
-            inner = cursor.take(cursor.u32("certification data size"), "certification data")
-            cursor.finish()
+            inner = section.take(section.u32("certification data size"), "certification data")
             cursor = Cursor(inner, "QE report certification data")
         qe_report = cursor.take(REPORT_BODY_SIZE, "qe_report")
         qe_report_signature = cursor.take(64, "qe_report_signature")
@@ -143,7 +147,8 @@ class QuoteSignature:
         if kind is CertificationType.QE_REPORT_CERT:
             raise _unknown("certification data type", "not 6 again", 6, code="quote.certification-type")
         certification = cursor.take(cursor.u32("certification data size"), "certification data")
-        cursor.finish()
+        if cursor is not section:
+            cursor.finish()
         return cls(
             signature,
             attestation_key,
@@ -151,6 +156,7 @@ class QuoteSignature:
             qe_report_signature,
             qe_auth_data,
             CertificationData(kind, certification),
+            section.take(section.left, "rest"),
         )
 
     def build(self, version: int) -> bytes:
@@ -167,7 +173,7 @@ class QuoteSignature:
         )
         if version > 3:
             vouching = _DESCRIPTOR.pack(CertificationType.QE_REPORT_CERT, len(vouching)) + vouching
-        return self.signature + self.attestation_key + vouching
+        return self.signature + self.attestation_key + vouching + self.rest
 
 
 @dataclass(frozen=True, slots=True)

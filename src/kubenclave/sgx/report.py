@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""REPORT and TARGETINFO, the two structures of local attestation (SDM vol. 3D, 34.15 and 34.16)."""
+"""REPORT and TARGETINFO, the two structures of local attestation (SDM vol. 3D, REPORT and TARGETINFO)."""
 
 from dataclasses import dataclass, field
 from typing import Any, Final, Self

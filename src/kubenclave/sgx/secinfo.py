@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SECINFO: access rights and type of one enclave page (SDM vol. 3D, 34.11)."""
+"""SECINFO: access rights and type of one enclave page (SDM vol. 3D, SECINFO and EADD)."""
 
 import enum
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class PageType(enum.IntEnum):
     SS_REST = 6
 
 
-_ACCESS: Final = SecInfoFlags.R | SecInfoFlags.W | SecInfoFlags.X
+_ACCESS: Final = int(SecInfoFlags.R | SecInfoFlags.W | SecInfoFlags.X)  # a number: ~ on a flag forgets unnamed bits
 _ADDABLE: Final = (PageType.TCS, PageType.REG)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGSTRUCT: who vouches for an enclave, and what it may be (SDM vol. 3D, 34.14).
+"""SIGSTRUCT: who vouches for an enclave, and what it may be (SDM vol. 3D, SIGSTRUCT).
 
 The signature is RSA-3072 with exponent 3, PKCS #1 v1.5 and SHA-256, over 256 of the 1808 bytes. Everything here is
 plain integers, so that the bytes can leave for a key that lives elsewhere: ``signed_bytes`` out, ``assemble`` in.
@@ -87,8 +87,10 @@ class Sigstruct:
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read exactly 1808 bytes. Raises FormatError for another length, header, vendor or exponent, and for
-        reserved bytes that are not zero: what EINIT calls INVALID_SIG_STRUCT.
+        """Read exactly 1808 bytes.
+
+        Raises FormatError for another length, header, vendor or exponent, and for reserved bytes that are not zero:
+        what EINIT calls INVALID_SIG_STRUCT.
         """
         fields = _LAYOUT.parse(data)
         _require("HEADER", _HEADER.hex(), fields.pop("header").hex())
