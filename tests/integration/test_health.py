@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from kubenclave.errors import PlatformError
-from kubenclave.node import sockets
 from kubenclave.node.health import HealthServer
+from kubenclave.platform import sockets
 
 ROUTES = {
     "/healthz": lambda: (200, "text/plain", b"ok\n"),

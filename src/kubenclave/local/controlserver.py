@@ -13,7 +13,7 @@ import structlog
 
 from kubenclave.errors import KubenclaveError
 from kubenclave.local import control
-from kubenclave.node import sockets
+from kubenclave.platform import sockets
 
 MAX_CONNECTIONS: Final = 512
 REQUEST_DEADLINE: Final = 10.0

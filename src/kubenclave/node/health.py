@@ -13,7 +13,7 @@ from typing import Final
 
 import h11
 
-from kubenclave.node import sockets
+from kubenclave.platform import sockets
 
 Route = Callable[[], tuple[int, str, bytes]]
 """Returns status, content type and body; must not block."""

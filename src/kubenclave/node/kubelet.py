@@ -27,8 +27,8 @@ from grpclib.server import Server, Stream
 from kubenclave._proto import deviceplugin_pb2 as pb
 from kubenclave._proto.deviceplugin_grpc import DevicePluginBase, RegistrationStub
 from kubenclave.errors import KubenclaveError, UnreachableError, UsageError
-from kubenclave.node import sockets
 from kubenclave.node.watch import Signal
+from kubenclave.platform import sockets
 
 API_VERSION: Final = "v1beta1"
 KUBELET_SOCKET: Final = "kubelet.sock"

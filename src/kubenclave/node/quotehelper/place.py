@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from kubenclave.errors import PlatformError
-from kubenclave.node import sockets
+from kubenclave.platform import sockets
 from kubenclave.wire import aesm
 
 BACKLOG: Final = 1024
