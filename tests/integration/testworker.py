@@ -2,8 +2,8 @@
 """A worker for tests of the quote helper: quotes of known content, and every way to fail, as the REPORT says.
 
 The first word of the REPORT is an order: ``error N ORIGINAL``, ``crash``, ``hang``, ``late SECONDS``, ``ppid``,
-``long``, ``garbage``, ``stream`` (of nonsense), ``forget`` (the QE REPORT); anything else is quoted. With ``--plan FILE``
-the file's words are orders for INIT, and ``target WORD`` in it makes the target info of another quoting enclave.
+``long``, ``garbage``, ``stream`` (of nonsense), ``forget`` (the QE REPORT); anything else is quoted. With ``--plan``
+a file's words are orders for INIT, and ``target WORD`` in it makes the target info of another quoting enclave.
 """
 
 import argparse
