@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``kubenclave sim start`` runs: a SIMULATED CPU with the state of its directory, behind a socket."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from kubenclave.errors import KubenclaveError
+from kubenclave.platform import sockets
+from kubenclave.platform.simulated.cpu import SoftwareCpu
+from kubenclave.platform.simulated.faults import CpuError
+from kubenclave.platform.simulated.keys import BaseKeys
+from kubenclave.platform.simulated.server import CpuServer
+from kubenclave.platform.simulated.state import PlatformState, StateFile, cpu_socket, owned
+from kubenclave.wire.simcpu import Code
+
+if TYPE_CHECKING:
+    from kubenclave.platform.simulated.provisioning import Provisioning
+
+SOCKET_MODE: Final = 0o666
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What has come up."""
+
+    directory: Path
+    socket: Path
+    state: PlatformState
+
+
+class Machine:
+    """A CPU that follows its state file, and the provisioning service behind it."""
+
+    def __init__(self, directory: Path, state: PlatformState, *, boot: bytes) -> None:
+        self._file: Final = StateFile(directory, state)
+        self._state = state
+        self.cpu: Final = SoftwareCpu(
+            BaseKeys.from_fuses(state.fuses), epc=state.epc_bytes, cpu_svn=state.tcb.svns.cpu_svn, boot=boot
+        )
+        self._provisioning: Provisioning | None = None
+
+    def refresh(self) -> None:
+        """Follow a change of the TCB's state. Fuses, seed and EPC stay what they were at the start."""
+        try:
+            tcb = self._file.current().tcb
+        except KubenclaveError as error:
+            _log.error("state.unreadable", code=error.code, error=str(error))
+            return
+        if tcb is not self._state.tcb:
+            _log.info("tcb.changed", before=self._state.tcb.value, now=tcb.value)
+            self._state = self._state.with_tcb(tcb)
+            self.cpu.cpu_svn = tcb.svns.cpu_svn
+
+    def pck_chain(self) -> bytes:
+        """Return the PCK certificate chain (PEM) for the state as it is. Raises CpuError when there is none."""
+        # Certificates take modules that a CPU without quotes never needs.
+        from kubenclave.platform.simulated.provisioning import Provisioning  # noqa: PLC0415
+
+        try:
+            if self._provisioning is None:
+                self._provisioning = Provisioning(self._state)
+            return self._provisioning.pck_chain(self._state.tcb)
+        except KubenclaveError as error:
+            raise CpuError(Code.NOT_AVAILABLE, str(error)) from error
+
+
+async def run(directory: Path, epc_bytes: int | None, on_ready: Callable[[Ready], None]) -> None:
+    """Run the platform in ``directory`` until SIGINT or SIGTERM; ``on_ready`` is called once it answers.
+
+    ``epc_bytes`` None means as before, or the default for a new platform. Raises UsageError when another simulator has
+    the directory, PlatformError when it cannot be used, FormatError when it is not ours.
+    """
+    stop = _stop_signal()
+    with owned(directory):
+        state = PlatformState.open(directory, epc_bytes)
+        machine = Machine(directory, state, boot=os.urandom(32))
+        server = CpuServer(machine.cpu, machine.pck_chain, refresh=machine.refresh)
+        path = cpu_socket(directory)
+        await server.start(sockets.listen(path, SOCKET_MODE))
+        who = sockets.identity(path)
+        try:
+            _log.info("ready", socket=str(path), epc=state.epc_bytes, tcb=state.tcb.value)
+            on_ready(Ready(directory, path, state))
+            _log.info("stopping", signal=await stop)
+        finally:
+            sockets.remove(path, who)
+            await server.close()
+
+
+def _stop_signal() -> asyncio.Future[str]:
+    """Return what will hold the name of the first SIGINT or SIGTERM."""
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[str] = loop.create_future()
+
+    def arrived(number: signal.Signals) -> None:
+        if not stop.done():
+            stop.set_result(number.name)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, arrived, number)
+    return stop
