@@ -46,10 +46,15 @@ class KubenclaveError(Exception):
         self.found = found
         self.hint = hint
 
+    @property
+    def summary(self) -> str:
+        """The message with the field it is about, without what was expected and found."""
+        if self.field and not self.message.startswith(self.field):
+            return f"{self.field}: {self.message}"
+        return self.message
+
     def __str__(self) -> str:
-        text = self.message
-        if self.field and not text.startswith(self.field):
-            text = f"{self.field}: {text}"
+        text = self.summary
         if self.expected is not None or self.found is not None:
             text += f" (expected {self.expected}, found {self.found})"
         return text

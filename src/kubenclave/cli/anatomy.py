@@ -10,7 +10,6 @@ import click
 from kubenclave.cli import kit
 from kubenclave.cli.certificates import describe_chain
 from kubenclave.dcap.verdict import describe_quote
-from kubenclave.errors import FormatError
 from kubenclave.sgx.attributes import MiscSelect
 from kubenclave.sgx.certification import CertificationData, CertificationType
 from kubenclave.sgx.quote import Quote
@@ -65,11 +64,7 @@ def _qe_report(raw: bytes) -> dict[str, Any]:
 
 def _certification(data: CertificationData) -> dict[str, Any]:
     described: dict[str, Any] = {"type": int(data.kind), "name": data.kind.name, "size": len(data.data)}
-    try:
-        ppid = data.ppid
-    except FormatError as error:  # nobody verified it: show the rest
-        return {**described, "unreadable": str(error)}
-    if ppid is not None:
+    if (ppid := data.ppid) is not None:
         fields = {"ppid": ppid.ppid.hex(), "cpu_svn": ppid.cpu_svn.hex()}
         return {**described, **fields, "pce_svn": ppid.pce_svn, "pce_id": ppid.pce_id}
     if data.kind in (CertificationType.PCK_CERT_CHAIN, CertificationType.PCK_LEAF_CERT):

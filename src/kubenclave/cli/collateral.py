@@ -49,7 +49,7 @@ def command() -> None:
     ),
 )
 @click.argument("file", type=evidence.FILE)
-@evidence.at_option("now")
+@evidence.at_option(now_by_default=True)
 @evidence.root_option
 @kit.output_option
 def show(*, file: str, at: dt.datetime, root_path: str | None) -> None:

@@ -3,14 +3,15 @@
 
 import datetime as dt
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from kubenclave.cli import kit
-from kubenclave.errors import FormatError, UsageError
+from kubenclave.errors import FormatError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from kubenclave.dcap.anchor import TrustAnchor
@@ -81,16 +82,15 @@ class ReportData(click.ParamType[bytes]):
         return data.ljust(REPORT_DATA_SIZE, b"\0")
 
 
-def at_option(default: str | None = None) -> Callable[[_Function], _Function]:
-    """Give a command ``--at TIME``, required where there is no default."""
+def at_option(*, now_by_default: bool = False) -> Callable[[_Function], _Function]:
+    """Give a command ``--at TIME``, required unless ``now_by_default``."""
+    kind: dict[str, Any] = {"default": "now", "show_default": True} if now_by_default else {"required": True}
     return click.option(
         "--at",
         type=Moment(),
         metavar="TIME",
-        required=default is None,
-        default=default,
-        show_default=default is not None,
         help="Time of the decision: 2025-06-19T10:15:00Z, Unix seconds, or now.",
+        **kind,
     )
 
 
@@ -178,6 +178,21 @@ def load_anchor(root: bytes | None) -> "TrustAnchor":
     from kubenclave.dcap.anchor import TrustAnchor, intel_root
 
     return intel_root() if root is None else TrustAnchor.from_certificate(root)
+
+
+@contextmanager
+def simulated_said(root: bytes | None) -> Iterator[None]:
+    """Say SIMULATED where something is refused under another root than Intel's; an accepted verdict says it itself.
+
+    Raises FormatError when ``root`` is no certificate.
+    """
+    anchor = load_anchor(root)
+    try:
+        yield
+    except VerificationError:
+        if not anchor.is_intel:
+            kit.warn("SIMULATED: judged under another root than Intel's")
+        raise
 
 
 def load_policy(path: str) -> "Policy":

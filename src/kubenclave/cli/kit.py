@@ -119,7 +119,10 @@ def report(error: KubenclaveError, form: OutputFormat) -> None:
     if isinstance(error, PolicyError):
         say(f"{mark}[{error.code}]: not what is wanted\n{finding_lines(error.findings)}")
     else:
-        say(f"{mark}[{error.code}]: {error}")
+        say(f"{mark}[{error.code}]: {error.summary}")
+        rows = (("  expected", error.expected), ("  found", error.found))
+        if given := [(name, value) for name, value in rows if value is not None]:
+            say(table(given))
     if error.hint:
         say(f"hint: {error.hint}")
 

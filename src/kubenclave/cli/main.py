@@ -9,7 +9,8 @@ import importlib
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import click
@@ -41,6 +42,19 @@ NOUNS: Final = {
 _BEFORE_OPTIONS: Final = frozenset({"cli.misuse", "cli.extra"})
 
 
+class _NobodyReadsError(Exception):
+    """Stdout is closed; no OSError, so that it passes through click."""
+
+
+@contextmanager
+def _closed_pipe_told_apart() -> Iterator[None]:
+    """Let a reader that went away not look like exit code 1, which click would make of it."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _NobodyReadsError from error
+
+
 class Nouns(click.Group):
     """A group that knows its commands' names and help without importing them."""
 
@@ -55,12 +69,15 @@ class Nouns(click.Group):
         command: click.Command = importlib.import_module(f"kubenclave.cli.{cmd_name}").command
         return command
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the command line, which may print help."""
+        with _closed_pipe_told_apart():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. A reader that went away must not look like exit code 1, which click would make of it."""
-        try:
+        """Run the command."""
+        with _closed_pipe_told_apart():
             return super().invoke(ctx)
-        except BrokenPipeError as error:
-            raise _NobodyReadsError from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table into the help."""
@@ -122,10 +139,6 @@ def _run(words: Sequence[str], invocation: kit.Invocation) -> int:
         kit.report(failure, invocation.output)
         return failure.exit_code
     return result if isinstance(result, int) else kit.ExitCode.GOOD
-
-
-class _NobodyReadsError(Exception):
-    """Stdout is closed; no OSError, so that it passes through click."""
 
 
 class _MistakeError(KubenclaveError):

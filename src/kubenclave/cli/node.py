@@ -13,7 +13,7 @@ _PASS_ON: Final = {"ignore_unknown_options": True, "allow_extra_args": True, "he
 @click.group(
     "node",
     epilog=kit.examples(
-        "kubenclave node agent --plugin-dir /var/lib/kubelet/device-plugins --aesm-dir /var/run/aesmd",
+        "kubenclave node agent --plugin-dir /var/lib/kubelet/device-plugins --status-socket /run/kubenclave/agent.sock",
         "kubenclave node quote-helper --socket /var/run/aesmd/aesm.socket --backend dcap",
     ),
 )
@@ -27,7 +27,7 @@ def agent(arguments: tuple[str, ...]) -> None:
     """Publish EPC and device nodes to the kubelet (--help for its options)."""
     from kubenclave.node import agent as daemon
 
-    kit.finish(daemon.main(list(arguments)) or 0)
+    kit.finish(daemon.main(list(arguments)))
 
 
 @command.command("quote-helper", context_settings=_PASS_ON, add_help_option=False)

@@ -79,29 +79,28 @@ def test(
 
     Exit code 0 when it accepts the quote, 1 when it does not, or when the quote is not genuine in the first place.
     """
-    from kubenclave.cli.verdict import verdict_text
+    from kubenclave.cli import verdict as shown
     from kubenclave.dcap.verdict import verify_quote
 
     policy = evidence.load_policy(file)
     given = evidence.load_evidence(quote_path, collateral_path, root_path, pck_chain_path)
-    if not evidence.load_anchor(given.root).is_intel:
-        kit.warn("SIMULATED: judged under another root than Intel's")
     try:
-        verdict = verify_quote(
-            given.quote,
-            given.collateral,
-            at=at,
-            root=given.root,
-            pck_chain=given.pck_chain,
-            policy=policy,
-            report_data=report_data,
-        )
+        with evidence.simulated_said(given.root):
+            verdict = verify_quote(
+                given.quote,
+                given.collateral,
+                at=at,
+                root=given.root,
+                pck_chain=given.pck_chain,
+                policy=policy,
+                report_data=report_data,
+            )
     except PolicyError as error:
         document = {"accepted": False, "policy": policy.name, "findings": error.as_dict()["findings"], "verdict": None}
         kit.emit(document, _findings(policy, error))
         kit.finish(kit.ExitCode.REFUSED)
     document = {"accepted": True, "policy": policy.name, "findings": [], "verdict": verdict.as_dict()}
-    kit.emit(document, verdict_text(verdict))
+    shown.emit(document, verdict)
 
 
 def _findings(policy: "Policy", error: PolicyError) -> str:

@@ -86,23 +86,20 @@ def verify(
 
     given = evidence.load_evidence(quote, collateral_path, root_path, pck_chain_path)
     policy = None if policy_path is None else evidence.load_policy(policy_path)
-    if not evidence.load_anchor(given.root).is_intel:
-        kit.warn("SIMULATED: judged under another root than Intel's")
-    verdict = verify_quote(
-        given.quote,
-        given.collateral,
-        at=at,
-        root=given.root,
-        pck_chain=given.pck_chain,
-        policy=policy,
-        report_data=report_data,
-        minimum_tcb_evaluation_data_number=minimum_number,
-        dangerously_allow_debug=dangerously_allow_debug,
-        dangerously_accept_expired_collateral=grace,
-    )
-    if kit.wants_json() and not verdict.appraised:
-        kit.warn(shown.NOT_CHECKED)
-    kit.emit(verdict.as_dict(), shown.verdict_text(verdict))
+    with evidence.simulated_said(given.root):
+        verdict = verify_quote(
+            given.quote,
+            given.collateral,
+            at=at,
+            root=given.root,
+            pck_chain=given.pck_chain,
+            policy=policy,
+            report_data=report_data,
+            minimum_tcb_evaluation_data_number=minimum_number,
+            dangerously_allow_debug=dangerously_allow_debug,
+            dangerously_accept_expired_collateral=grace,
+        )
+    shown.emit(verdict.as_dict(), verdict)
 
 
 @command.command(

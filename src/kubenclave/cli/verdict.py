@@ -2,7 +2,7 @@
 """A verdict as text: what was decided first, then what it rests on."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from kubenclave.dcap.documents import TcbLevel
     from kubenclave.dcap.verdict import QuoteVerdict
 
-NOT_CHECKED = "IDENTITY NOT CHECKED: no policy said which enclave is wanted (--policy FILE)"
+NOT_CHECKED: Final = "IDENTITY NOT CHECKED: no policy said which enclave is wanted (--policy FILE)"
+
+
+def emit(document: dict[str, Any], verdict: "QuoteVerdict") -> None:
+    """Print a verdict; what nobody should overlook goes to stderr too where stdout is for a program."""
+    if kit.wants_json():
+        for warning in warnings(verdict):
+            kit.warn(warning)
+    kit.emit(document, verdict_text(verdict))
 
 
 def verdict_text(verdict: "QuoteVerdict") -> str:
@@ -29,7 +37,8 @@ def warnings(verdict: "QuoteVerdict") -> Iterator[str]:
     if verdict.simulated:
         yield f"SIMULATED: root {verdict.verified.anchor.digest[:16]}... is not Intel's, no hardware vouches for this"
     for relaxation in verdict.relaxations:
-        yield f"RELAXED: {relaxation}"
+        if not relaxation.startswith("root:"):  # said already
+            yield f"RELAXED: {relaxation}"
 
 
 def colour_of(status: str) -> str:
