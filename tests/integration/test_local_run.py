@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class Up:
         self.kubelet = Kubelet(self.state.plugins)
         self.machine = Machine(Options(self.state, simulated=True, provision=False), self.kubelet)
         self.machine.ledger.capacity = 128 * MIB
+        self.end: Callable[[], object]
 
     async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         listener = socket.socket(socket.AF_UNIX)
@@ -81,8 +82,9 @@ def up(short_tmp: Path) -> Iterator[Up]:
     thread = threading.Thread(target=lambda: loop.run_until_complete(served.serve(ready, stop)))
     thread.start()
     assert ready.wait(10)
+    served.end = lambda: loop.call_soon_threadsafe(stop.set)
     yield served
-    loop.call_soon_threadsafe(stop.set)
+    served.end()
     thread.join(10)
     loop.close()
 
@@ -210,6 +212,49 @@ def test_a_killed_run_takes_its_process_along_and_gives_everything_back(up, shor
     eventually(lambda: up.leases() == 0)
     eventually(lambda: not alive(int(out.read_text())))
     assert up.kubelet.count(ENCLAVE_RESOURCE).free == 4
+
+
+FAMILY = """
+sleep 60 <&- >&- 2>&- &
+exec <&- >&- 2>&-
+setsid sh -c 'trap "" TERM; sleep 60 & echo $! > {out}/orphan.new; mv {out}/orphan.new {out}/orphan; wait' &
+echo $PPID > {out}/keeper.new; mv {out}/keeper.new {out}/keeper
+wait
+"""
+
+
+@pytest.mark.parametrize("killed", ["guard", "keeper", "program"])
+def test_whoever_is_killed_the_whole_family_ends_and_the_lease_after_it(up, short_tmp, killed):
+    child = start(up, "--epc", "100Mi", "--", "sh", "-c", FAMILY.format(out=short_tmp))
+    eventually(lambda: (short_tmp / "orphan").exists() and (short_tmp / "keeper").exists())
+    orphan, keeper = (int((short_tmp / name).read_text()) for name in ("orphan", "keeper"))
+    assert keeper != child.pid
+    programs = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
+    os.kill({"guard": child.pid, "keeper": keeper, "program": int(programs[0])}[killed], signal.SIGKILL)
+    _, stderr = child.communicate(timeout=10)
+    eventually(lambda: not alive(orphan) and not alive(keeper))
+    eventually(lambda: up.leases() == 0)
+    assert child.returncode == {"guard": -9, "keeper": 5, "program": 137}[killed]
+    assert ("run.keeper_lost" in stderr) == (killed == "keeper")
+
+
+def test_when_up_ends_what_it_granted_ends_too(up, short_tmp):
+    out = short_tmp / "ready"
+    child = start(up, "--epc", "1Mi", "--", "sh", "-c", f"touch {out}; exec sleep 60")
+    eventually(out.exists)
+    up.end()
+    _, stderr = child.communicate(timeout=10)
+    assert child.returncode == 128 + signal.SIGTERM
+    assert "'kubenclave up' has ended" in stderr
+
+
+@namespaces
+def test_a_relative_folder_is_no_way_around_the_mask(up):
+    container = {"name": "a", "command": ["ls"], "workingDir": "."}
+    pod = {"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [container]}}
+    done = run(up, "-f", "-", input=json.dumps(pod), cwd=up.state.path)
+    assert done.returncode == 0, done.stderr
+    assert "control.sock" not in done.stdout
 
 
 def test_ctrl_c_ends_the_command_quietly(up, short_tmp):

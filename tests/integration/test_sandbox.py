@@ -89,6 +89,7 @@ def state(short_tmp: Path) -> Iterator[Path]:
 
 def probe(prefix: list[str], state: Path, binds: list[tuple[str, str]], **tasks: Any) -> dict[str, Any]:
     out = state.parent / "answers.json"
+    out.touch()  # where the folder is covered by a new one, only what was there is the machine's own
     everything = {
         "connect": [],
         "write": [],
@@ -190,6 +191,44 @@ def test_files_and_folders_can_be_granted_where_nothing_was(state):
     ]
     answers = probe([], state, binds, list=["/run/new", "/run/new/deep", "/run/new/folder"])
     assert answers["listed"] == [["deep", "folder"], ["file", "other"], ["cpu.sock"]]
+
+
+@namespaces
+@pytest.mark.parametrize("prefix", [AS_ROOT, AS_USER])
+def test_a_device_works_under_a_name_that_does_not_exist_and_the_rest_of_dev_stays(prefix, state):
+    names = ("/dev/sgx_enclave", "/dev/sgx/enclave")
+    if any(Path(name).exists() for name in names):
+        pytest.skip("this machine has SGX")
+    before = {entry.name for entry in Path("/dev").iterdir()}
+    answers = probe(
+        prefix,
+        state,
+        [(name, "/dev/zero") for name in names],
+        list=["/dev", "/dev/sgx"],
+        shell=[
+            *(f"test -c {name} && head -c 4 {name} | od -An -tx1 | grep -q '00 00 00 00'" for name in names),
+            "echo x > /dev/null && head -c 1 /dev/urandom > /dev/null && test -d /dev/shm",
+        ],
+    )
+    assert answers["shell"] == [0, 0, 0]
+    assert before | {"sgx", "sgx_enclave"} == set(answers["listed"][0])
+    assert answers["listed"][1] == ["enclave"]
+
+
+@namespaces
+@pytest.mark.parametrize("prefix", [AS_ROOT, AS_USER])
+def test_the_state_stays_hidden_when_the_folder_around_it_is_made_anew(prefix, state):
+    answers = probe(
+        prefix,
+        state,
+        [(str(state.parent / "new/aesmd"), str(state / "aesmd"))],
+        connect=[str(state.parent / "new/aesmd/aesm.socket"), str(state / "aesmd/aesm.socket")],
+        list=[str(state)],
+        shell=[f"umount {state}", f"umount {state.parent}", f"mount --bind {state.parent} /mnt && umount /mnt/state"],
+    )
+    assert answers["connects"] == [True, False]
+    assert answers["listed"] == [[]]
+    assert all(answers["shell"])
 
 
 @namespaces

@@ -189,6 +189,10 @@ class ControlClient:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
+    def fileno(self) -> int:
+        """Return the connection's descriptor, which becomes readable when the other side goes."""
+        return self._socket.fileno()
+
     def ask(self, request: Request) -> Granted | Status:
         """Send the request and return the answer; the connection stays open.
 

@@ -2,7 +2,7 @@
 """Running an admitted pod's containers as processes of this machine.
 
 Init containers run one after the other, sidecars from their turn on, the main containers together. The lease ends
-with the connection to ``up``, and no process outlives it: what they leave behind is adopted and killed.
+with the connection to ``up``, and no process outlives it: what they leave behind is adopted and killed (``guard``).
 """
 
 import os
@@ -10,34 +10,37 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+import msgspec
+
 from kubenclave.cluster.admission import ContainerKind
-from kubenclave.errors import PlatformError
-from kubenclave.local import manifest, mounts, sandbox
-from kubenclave.local.control import Container, ControlClient, Granted, LeaseRequest
+from kubenclave.errors import KubenclaveError, PlatformError
+from kubenclave.local import control as protocol
+from kubenclave.local import guard, manifest, sandbox
+from kubenclave.local.control import Container, ControlClient, Granted, LeaseRequest, Refused
+from kubenclave.local.guard import POLL
 from kubenclave.local.mounts import Bind
 from kubenclave.local.sandbox import Command, Grants, Isolation
 from kubenclave.local.state import StateDirectory
 
-POLL: Final = 0.02
-LAST_WAIT: Final = 5.0
-
 Say = Callable[[str], None]
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, tag="outcome"):
     """What became of a pod: exit codes by container, in the order in which they ended."""
 
     epc: int
     simulated: bool
     isolation: Isolation
-    exit_codes: dict[str, int] = field(default_factory=dict)
+    exit_codes: dict[str, int] = msgspec.field(default_factory=dict)
     exit_code: int = 0
+
+
+_ANSWERS: Final = msgspec.json.Encoder()
+_OUTCOMES: Final = msgspec.json.Decoder(Outcome | Refused)
 
 
 def run(
@@ -61,11 +64,16 @@ def run(
         if granted.simulated and granted.epc:
             say("SIMULATED platform: nothing is protected by hardware")
         run_of_pod = _PodRun(granted, isolation, say, output_to_stderr=output_to_stderr)
-        with run_of_pod.signals_forwarded():
-            try:
-                return run_of_pod.run(tuple(zip(granted.containers, programs, strict=True)))
-            finally:
-                run_of_pod.end_all()
+        containers = tuple(zip(granted.containers, programs, strict=True))
+        answer = guard.guarded(
+            lambda: _ANSWERS.encode(run_of_pod.outcome_or_refusal(containers)),
+            control.fileno(),
+            lambda: say("WARNING: 'kubenclave up' has ended, and the lease with it: ending too"),
+        )
+    outcome: Outcome | Refused = _OUTCOMES.decode(answer)
+    if isinstance(outcome, Refused):
+        raise protocol.as_error(outcome)
+    return outcome
 
 
 class _PodRun:
@@ -81,9 +89,18 @@ class _PodRun:
         self._received: int | None = None
         self.outcome = Outcome(granted.epc, granted.simulated, isolation)
 
+    def outcome_or_refusal(self, containers: Sequence[tuple[Container, manifest.Program]]) -> Outcome | Refused:
+        """Run the containers to their end, in the keeper's process, and return what became of them."""
+        with self.signals_forwarded():
+            try:
+                return self.run(containers)
+            except KubenclaveError as error:
+                return protocol.refusal(error)
+            finally:
+                self.end_all()
+
     def run(self, containers: Sequence[tuple[Container, manifest.Program]]) -> Outcome:
         """Run the containers in the order of their kinds and return the outcome."""
-        mounts.adopt_orphans()
         for container, program in containers:
             if container.kind == ContainerKind.MAIN:
                 continue
@@ -110,22 +127,14 @@ class _PodRun:
             if not self._reap():
                 time.sleep(POLL)
         self._signal_all(signal.SIGKILL)
-        deadline = time.monotonic() + LAST_WAIT
-        while time.monotonic() < deadline:
-            for orphan in _children():
-                with suppress(ProcessLookupError):
-                    os.kill(orphan, signal.SIGKILL)
-            try:
-                if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                    time.sleep(POLL)
-            except ChildProcessError:
-                return
+        guard.end_orphans()
 
     @contextmanager
     def signals_forwarded(self) -> Iterator[None]:
         """Pass signals on. Ctrl-C reaches the processes by the terminal; after SIGTERM they have their grace."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+        numbers = (*guard.FORWARDED, signal.SIGALRM)
         before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
         try:
             yield
         finally:
@@ -206,10 +215,3 @@ def _grants(container: Container) -> Grants:
             place = Bind(device.container_path, device.host_path, read_only="w" not in device.permissions)
             binds.setdefault(device.container_path, place)
     return Grants(tuple(binds.values()), envs)
-
-
-def _children() -> Iterator[int]:
-    """Yield the processes whose parent we are, adopted ones included."""
-    me = os.getpid()
-    for listing in Path(f"/proc/{me}/task").glob("*/children"):
-        yield from map(int, listing.read_text(encoding="ascii").split())

@@ -153,6 +153,7 @@ def _child(command: Command, seen: View | None, line: _Line) -> NoReturn:
         if seen is not None:
             _isolate(seen, line)
         stage = "folder"
+        os.chdir("/")  # leave where we are: it may be a folder that is hidden now
         os.chdir(command.cwd)
         stage = "program"
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM):

@@ -3,6 +3,7 @@
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,9 +85,10 @@ def locate(wanted: str | None, env: Mapping[str, str]) -> StateDirectory:
 
 @contextmanager
 def owned(state: StateDirectory) -> Iterator[None]:
-    """Make the directory and own it inside the block. Raises UsageError when somebody else does."""
+    """Make the directory and own it inside the block. Raises UsageError when somebody else does or could."""
     try:
         state.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_ours(state.path)
         state.aesm_directory.mkdir(mode=0o755, exist_ok=True)
         descriptor = os.open(state.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -105,3 +107,17 @@ def owned(state: StateDirectory) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _check_ours(path: Path) -> None:
+    """Refuse a directory in which somebody else could put sockets: who has those has our workloads' trust."""
+    status = path.stat()
+    others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if status.st_uid != os.geteuid() or others:
+        raise UsageError(
+            f"others can write to the state directory {path}",
+            code="state.not_ours",
+            expected=f"owner {os.geteuid()}, mode 0700",
+            found=f"owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}",
+            hint="choose another one, or chown and chmod 700 this one",
+        )
