@@ -13,7 +13,7 @@ import datetime as dt
 import enum
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from cryptography import x509
@@ -85,8 +85,8 @@ class CertificateTemplate:
 class Pki:
     """Keys and certificates of one simulated world. Made by ``from_seed``."""
 
-    seed: bytes
-    keys: Mapping[Role, ec.EllipticCurvePrivateKey]
+    seed: bytes = field(repr=False)
+    keys: Mapping[Role, ec.EllipticCurvePrivateKey] = field(repr=False)
     certificates: Mapping[Role, x509.Certificate]
 
     @classmethod
