@@ -27,6 +27,8 @@ from kubenclave.platform.linux.discover import LinuxPlatform
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE, PROVISION_RESOURCE
 
 EPC_POLL: Final = 1.0
+EPC_FIRST_POLL: Final = 0.02
+EPC_DEADLINE: Final = 5.0
 REGISTRATION_DEADLINE: Final = 15.0
 DEFAULT_SIMULATED_EPC: Final = 128 << 20
 
@@ -166,12 +168,22 @@ async def _start(options: Options, services: Services, kubelet: Kubelet, machine
         group.create_task(services.start(_quote_helper(options)))
         group.create_task(services.start(_agent(options)))
         group.create_task(kubelet.wait_for(ENCLAVE_RESOURCE, REGISTRATION_DEADLINE))
-    status = await agentstatus.fetch(state.agent_status)
-    if not status.epc_bytes:
-        raise PlatformError(
-            "the node agent finds no EPC", code="up.no_epc", hint="kubenclave doctor node tells which layer is missing"
-        )
-    machine.ledger.capacity = status.epc_bytes
+    machine.ledger.capacity = await _usable_epc(state)
+
+
+async def _usable_epc(state: StateDirectory) -> int:
+    """Return the EPC the agent offers, which it does once it has seen the kubelet take its devices."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + EPC_DEADLINE
+    while not (status := await agentstatus.fetch(state.agent_status)).epc_bytes:
+        if loop.time() > deadline:
+            raise PlatformError(
+                "the node agent finds no EPC",
+                code="up.no_epc",
+                hint="kubenclave doctor node tells which layer is missing",
+            )
+        await asyncio.sleep(EPC_FIRST_POLL)
+    return status.epc_bytes
 
 
 def _simulator(options: Options) -> Service:
@@ -186,11 +198,13 @@ def _quote_helper(options: Options) -> Service:
     state = options.state
     argv = [sys.executable, "-m", "kubenclave.node.quotehelper", "--socket", str(state.aesm_socket)]
     argv += ["--health-socket", str(state.helper_health)]
+    answers = state.aesm_socket
     if options.simulated:
         argv += ["--backend", "simulated", "--cpu-socket", str(state.cpu_socket)]
     else:
         argv += ["--backend", "dcap"]
-    return Service("quote helper", tuple(argv), lambda: _connects(state.aesm_socket))
+        answers = state.helper_health  # its AESM socket waits for certification data, which EPC can do without
+    return Service("quote helper", tuple(argv), lambda: _connects(answers))
 
 
 def _agent(options: Options) -> Service:
