@@ -179,6 +179,8 @@ def test_json_says_what_became_of_it_and_the_command_speaks_on_stderr(up):
     done = run(up, "--epc", "2Mi", "--output", "json", "--", "sh", "-c", "echo hi; exit 3")
     document = json.loads(done.stdout)
     assert "hi" in done.stderr
+    (granted,) = document.pop("granted")
+    assert [one["resource"] for one in granted["allotments"]] == [ENCLAVE_RESOURCE]
     assert document | {"isolation": None} == {
         "exit_code": 3,
         "containers": {"sh": 3},

@@ -4,6 +4,7 @@
 import os
 
 import click
+import msgspec
 
 from kubenclave.cli import kit
 from kubenclave.errors import UsageError
@@ -72,6 +73,7 @@ def command(
             "epc_bytes": outcome.epc,
             "simulated": outcome.simulated,
             "isolation": outcome.isolation.value,
+            "granted": msgspec.to_builtins(outcome.granted),
         }
         kit.emit(document, "")
     kit.finish(outcome.exit_code)

@@ -30,11 +30,12 @@ Say = Callable[[str], None]
 
 
 class Outcome(msgspec.Struct, tag="outcome"):
-    """What became of a pod: exit codes by container, in the order in which they ended."""
+    """What became of a pod: what its containers were granted, exit codes by container in the order of their ends."""
 
     epc: int
     simulated: bool
     isolation: Isolation
+    granted: tuple[Container, ...] = ()
     exit_codes: dict[str, int] = msgspec.field(default_factory=dict)
     exit_code: int = 0
 
@@ -87,7 +88,7 @@ class _PodRun:
         self._running: dict[int, str] = {}
         self._sidecars: set[int] = set()
         self._received: int | None = None
-        self.outcome = Outcome(granted.epc, granted.simulated, isolation)
+        self.outcome = Outcome(granted.epc, granted.simulated, isolation, granted.containers)
 
     def outcome_or_refusal(self, containers: Sequence[tuple[Container, manifest.Program]]) -> Outcome | Refused:
         """Run the containers to their end, in the keeper's process, and return what became of them."""
