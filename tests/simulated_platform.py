@@ -126,7 +126,10 @@ class Platform:
         return enclave
 
     def app_report(self, data: bytes = bytes(64), *, debug: bool = False) -> bytes:
-        return self.application(debug=debug).report(QUOTING_ENCLAVE.target_info, data)
+        enclave = self.application(debug=debug)
+        report = enclave.report(QUOTING_ENCLAVE.target_info, data)
+        enclave.close()
+        return report
 
     def quote(self, data: bytes = bytes(64), *, debug: bool = False) -> bytes:
         return self.qe.quote(self.app_report(data, debug=debug)).quote
