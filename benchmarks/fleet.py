@@ -60,12 +60,12 @@ class Fleet:
     root: bytes
 
     @classmethod
-    def of(cls, size: int) -> "Fleet":
-        """Make a fleet of that many platforms; the same every time."""
+    def of(cls, size: int, at: dt.datetime = AT) -> "Fleet":
+        """Make a fleet of that many platforms, the same every time, and collateral that is current at that time."""
         pki = Pki.from_seed(SEED)
         issuers = [Issuer(pki, platform=number.to_bytes(4, "big")) for number in range(size)]
         platforms = tuple(_platform(issuer, number) for number, issuer in enumerate(issuers))
-        return cls(platforms, issuers[0].collateral(STATE, AT), pki.root_der)
+        return cls(platforms, issuers[0].collateral(STATE, at), pki.root_der)
 
 
 def _platform(issuer: Issuer, number: int) -> Platform:
