@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parent.parent
 
+_EXAMPLES = os.environ.get("KUBENCLAVE_FUZZ_EXAMPLES")
 settings.register_profile(
     "default",
-    max_examples=int(os.environ.get("KUBENCLAVE_FUZZ_EXAMPLES", "60")),
+    max_examples=int(_EXAMPLES or 60),
+    derandomize=_EXAMPLES is None,  # a quick run says the same each time; new ground is for long ones
     deadline=None,  # a loaded machine is no failure
     suppress_health_check=[HealthCheck.too_slow],
 )

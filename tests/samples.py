@@ -95,3 +95,17 @@ QUOTES: Final = {
     "v5-tdx-1.5-ex": (5, TD_15_EX),
 }
 """Every kind of quote: version and body type."""
+
+
+def elf(*segments: tuple[int, int, int, int, int], machine: int = 62, entry: int = 0x1010, size: int = 0x400) -> bytes:
+    """An ELF file with (flags, offset, address, bytes in file, bytes in memory) as its PT_LOADs, and one PT_NOTE."""
+    header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    header += struct.pack("<HHIQQQIHHHHHH", 3, machine, 1, entry, 64, 0, 0, 64, 56, len(segments) + 1, 0, 0, 0)
+    table = struct.pack("<IIQQQQQQ", 4, 4, 0, 0, 0, 8, 8, 4)
+    for flags, offset, address, in_file, in_memory in segments:
+        table += struct.pack("<IIQQQQQQ", 1, flags, offset, address, 0, in_file, in_memory, 4096)
+    return (header + table).ljust(size, b"\x90")
+
+
+PAL: Final = elf((5, 0, 0x1000, 0x200, 0x1800), (6, 0x200, 0x4010, 0x10, 0x20), (4, 0, 0x9000, 0, 0))
+"""A PAL of three segments, one of them empty."""

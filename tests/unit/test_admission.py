@@ -198,6 +198,21 @@ def test_annotations_without_effect_are_noted():
     assert "no container asks" in admit(pod({}, provider="aesmd")).notes[0]
 
 
+def nested(depth):
+    """A pod with objects in objects in objects."""
+    inner: dict[str, object] = {}
+    for _ in range(depth):
+        inner = {"x": inner}
+    return {"spec": {"containers": []}, "status": inner}
+
+
+def test_names_that_are_no_text_are_left_to_the_api_server():
+    changed = pod({EPC: "1Mi"}, provider="aesmd")
+    changed["spec"]["containers"][0]["volumeMounts"] = [{"name": [], "mountPath": "/var/run/aesmd"}]
+    changed["spec"]["volumes"] = [{"name": {}, "hostPath": {"path": "/var/run/aesmd"}}]
+    assert admit(changed).pod["spec"]["volumes"] == changed["spec"]["volumes"]
+
+
 @pytest.mark.parametrize(
     "broken",
     [
@@ -209,6 +224,18 @@ def test_annotations_without_effect_are_noted():
         {"spec": {"containers": [{"name": "a", "resources": {"limits": {EPC: 1}}, "env": {}}]}},
         {"metadata": {"annotations": {QUOTE_PROVIDER: 1}}, "spec": {"containers": []}},
         {"metadata": "p", "spec": {"containers": []}},
+        nested(5000),
+    ],
+    ids=[
+        "no spec",
+        "spec a list",
+        "containers an object",
+        "container a string",
+        "limits a list",
+        "env an object",
+        "annotation a number",
+        "metadata a string",
+        "depth",
     ],
 )
 def test_what_is_no_pod_is_a_format_error(broken):

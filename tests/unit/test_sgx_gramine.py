@@ -2,7 +2,6 @@
 """Gramine's memory layout: known answers of its signing tool, and what cannot be laid out."""
 
 import json
-import struct
 from pathlib import Path
 
 import pytest
@@ -10,21 +9,11 @@ import pytest
 from kubenclave.errors import FormatError
 from kubenclave.sgx.gramine import GramineEnclave, Pal
 from kubenclave.sgx.sigstruct import Sigstruct
+from tests.samples import PAL, elf
 
 VECTORS = ["minimal", "page-boundary-4096", "segments-debug", "trusted-tree"]
 
 
-def elf(*segments: tuple[int, int, int, int, int], machine: int = 62, entry: int = 0x1010, size: int = 0x400) -> bytes:
-    """An ELF file with (flags, offset, address, bytes in file, bytes in memory) as its PT_LOADs, and one PT_NOTE."""
-    header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-    header += struct.pack("<HHIQQQIHHHHHH", 3, machine, 1, entry, 64, 0, 0, 64, 56, len(segments) + 1, 0, 0, 0)
-    table = struct.pack("<IIQQQQQQ", 4, 4, 0, 0, 0, 8, 8, 4)
-    for flags, offset, address, in_file, in_memory in segments:
-        table += struct.pack("<IIQQQQQQ", 1, flags, offset, address, 0, in_file, in_memory, 4096)
-    return (header + table).ljust(size, b"\x90")
-
-
-PAL = elf((5, 0, 0x1000, 0x200, 0x1800), (6, 0x200, 0x4010, 0x10, 0x20), (4, 0, 0x9000, 0, 0))
 MANIFEST = b'[sgx]\nenclave_size = "16M"\nmax_threads = 2\n'
 
 
@@ -121,6 +110,23 @@ def test_options_no_sigstruct_can_hold(options: bytes, field: str) -> None:
     with pytest.raises(FormatError) as caught:
         enclave.sigstruct()
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("features", "xfrm", "mask"),
+    [
+        ("", 0x3, 0xFFFFFFFFFFF9FF1B),
+        ('avx = "required"', 0x7, 0xFFFFFFFFFFF9FF1F),
+        ('avx = "required"\navx512 = "disabled"', 0x3, 0xFFFFFFFFFFF9FFFF),  # Gramine's quirk
+        ('avx512 = "required"\namx = "required"', 0x600E7, 0xFFFFFFFFFFFFFFFF),
+        ('mpx = "required"\npkru = "required"\namx = "disabled"', 0x21B, 0xFFFFFFFFFFFFFF1B),
+    ],
+    ids=["none", "avx", "avx without avx512", "avx512 amx", "mpx pkru"],
+)
+def test_cpu_features_decide_over_xfrm(features: str, xfrm: int, mask: int) -> None:
+    manifest = MANIFEST + b"[sgx.cpu_features]\n" + features.encode()
+    sigstruct = GramineEnclave.parse(manifest, PAL).sigstruct()
+    assert (sigstruct.attributes.xfrm, sigstruct.attribute_mask.xfrm) == (xfrm, mask)
 
 
 def test_hexadecimal_sizes_are_read() -> None:

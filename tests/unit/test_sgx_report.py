@@ -63,6 +63,11 @@ def test_a_body_keeps_every_byte_reserved_ones_too(reserved: bool) -> None:
     assert body.reserved == tuple(data[offset : offset + size] for offset, size in SGX_RESERVED)
 
 
+@pytest.mark.parametrize(("flags", "debug"), [(0, False), (2, True), (0xFD, False)])
+def test_the_debug_attribute_means_debug(flags: int, debug: bool) -> None:
+    assert replace(ReportBody.parse(sgx_body()), attributes=Attributes(flags, 3)).debug is debug
+
+
 @pytest.mark.parametrize("size", [0, 383, 385, 432])
 def test_bodies_of_another_size(size: int) -> None:
     with pytest.raises(FormatError) as caught:

@@ -111,7 +111,10 @@ def admit(pod: Mapping[str, Any], *, provision_granted: bool = False) -> Admitte
 
     Raises FormatError when ``pod`` has not the shape of a Pod, PolicyError with every reason when it cannot be meant.
     """
-    changed = copy.deepcopy(dict(pod))
+    try:
+        changed = copy.deepcopy(dict(pod))
+    except RecursionError:
+        raise FormatError("the pod is nested too deeply", code="admission.shape", field="pod") from None
     review = _Review(changed, provision_granted=provision_granted)
     containers = _containers(changed)
     review.provider = _annotation(changed, QUOTE_PROVIDER)
@@ -256,7 +259,7 @@ class _Review:
     def _drop_unused(self, volumes: frozenset[str]) -> None:
         """Drop AESM volumes that nothing mounts any more."""
         used = {
-            mount.get("name")
+            str(mount.get("name"))
             for key in ("initContainers", "containers")
             for container in _objects(self._spec, key)
             for mount in _objects(container, "volumeMounts")
@@ -264,7 +267,7 @@ class _Review:
         kept = [
             volume
             for volume in _objects(self._spec, "volumes")
-            if volume.get("name") not in volumes or volume.get("name") in used
+            if str(volume.get("name")) not in volumes or str(volume.get("name")) in used
         ]
         _replace(self._spec, "volumes", kept)
 
@@ -333,7 +336,7 @@ def _aesm_volumes(spec: Mapping[str, Any]) -> frozenset[str]:
 def _is_aesm_mount(mount: Mapping[str, Any], volumes: frozenset[str]) -> bool:
     """Tell whether a mount is what the enclave device brings anyway: the same directory at the same place."""
     return (
-        mount.get("name") in volumes
+        str(mount.get("name")) in volumes
         and str(mount.get("mountPath", "")).rstrip("/") in AESM_PATHS
         and not mount.get("subPath")
     )

@@ -87,7 +87,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Read a TOML document. Raises FormatError (code ``policy.malformed``)."""
         try:
             return _checked(tomllib.loads(text))
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
             raise _malformed(f"not TOML: {error}") from None
 
     @property

@@ -37,7 +37,7 @@ async def fetch(path: Path) -> AgentStatus:
                 "not a status", code="agent.status", expected="200", found=repr(head[:60].decode("latin-1"))
             )
         return msgspec.json.decode(body, type=AgentStatus)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"not a status: {error}", code="agent.status") from error
 
 

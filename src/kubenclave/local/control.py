@@ -128,7 +128,7 @@ def decode_request(line: bytes) -> Request:
     """Read one request line. Raises FormatError."""
     try:
         request: Request = _REQUESTS.decode(line)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"not a control request: {error}", code="control.request") from error
     return request
 
@@ -137,7 +137,7 @@ def decode_reply(line: bytes) -> Reply:
     """Read one reply line. Raises FormatError."""
     try:
         reply: Reply = _REPLIES.decode(line)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(
             f"not a control reply: {error}", code="control.reply", hint="do both sides have the same version?"
         ) from error

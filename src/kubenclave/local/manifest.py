@@ -73,7 +73,8 @@ def from_yaml(text: bytes) -> dict[str, Any]:
     try:
         # CSafeLoader is not everywhere, and manifests are small
         documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
+        # the last three are what PyYAML makes of a tag and a value that do not fit, as in !!bool maybe
         reason = " ".join(str(error).split())
         raise FormatError(f"not a YAML manifest: {reason}", code="manifest.yaml") from error
     kinds = [document.get("kind") if isinstance(document, dict) else None for document in documents]

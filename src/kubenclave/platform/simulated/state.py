@@ -71,7 +71,7 @@ class PlatformState:
         """Read a state file. Raises FormatError for another program's, a later version's and a damaged one."""
         try:
             header = msgspec.json.decode(text, type=_Header)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise FormatError(
                 f"not the state of a SIMULATED platform: {error}", code="simstate.foreign", expected=_FORMAT
             ) from None
@@ -236,7 +236,7 @@ def owned(directory: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise UsageError(
                 f"a SIMULATED platform already runs with {directory}",
-                code="simstate.in_use",
+                code="simstate.in-use",
                 hint="use it, or start another one with another --state",
             ) from error
         yield

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Good inputs for the targets, our own and third-party ones where they are there."""
+
+import json
+import struct
+from typing import Any, Final
+
+from kubenclave.dcap.pckext import PckCa
+from kubenclave.local import control
+from kubenclave.platform.simulated.issuer import Issuer
+from kubenclave.platform.simulated.pki import Pki, sgx_entries, sgx_extension
+from kubenclave.platform.simulated.tcb import PlatformTcb
+from kubenclave.sgx.attributes import Attributes
+from kubenclave.sgx.sigstruct import Sigstruct, rsa_signer, sign
+from kubenclave.wire import quoteworker, simcpu
+from tests import samples
+from tests.conftest import ROOT, shared_data_path
+from tests.evidence import make
+
+
+def shared(pattern: str) -> list[bytes]:
+    """Return third-party files, where they are there."""
+    return [path.read_bytes() for path in sorted(shared_data_path().glob(pattern))]
+
+
+def shared_documents(name: str) -> list[bytes]:
+    """Return members of third-party collateral."""
+    return [json.loads(text)[name].encode() for text in shared("quotes/*/collateral.json")]
+
+
+def _record(tag: bytes, *numbers: int) -> bytes:
+    return (tag.ljust(8, b"\0") + struct.pack(f"<{len(numbers)}Q", *numbers)).ljust(64, b"\0")
+
+
+def _sigstruct() -> bytes:
+    template = Sigstruct(enclave_hash=bytes(32), attributes=Attributes(4, 3), attribute_mask=Attributes(2, 3))
+    return sign(template, samples.MODULUS, rsa_signer(samples.MODULUS, samples.PRIVATE_EXPONENT)).build()
+
+
+EVIDENCE: Final = make()
+QUOTES: Final = [*(samples.quote(*kind) for kind in samples.QUOTES.values()), EVIDENCE.quote]
+SIGSTRUCT: Final = _sigstruct()
+SGXS: Final = (
+    (b"ECREATE\0" + struct.pack("<IQ", 1, 0x10000)).ljust(64, b"\0")
+    + _record(b"EADD", 0, 0x203)
+    + _record(b"EEXTEND", 0x100)
+    + bytes(range(256))
+    + _record(b"UNMEASRD", 0x200)
+    + bytes(256)
+    + _record(b"EADD", 0x3000, 0x100)
+)
+GRAMINE_MANIFEST: Final = b"""[sgx]
+enclave_size = "2M"
+max_threads = 1
+isvsvn = 3
+debug = false
+[sgx.cpu_features]
+avx = "required"
+"""
+WORKER: Final = [
+    quoteworker.encode_request(1, quoteworker.Op.QUOTE, bytes(433)),
+    quoteworker.encode_reply(1, payload=bytes(548)),
+    quoteworker.QuoteRequest(bytes(432), bytes(960)).build(),
+    quoteworker.QuoteResult(b"quote", bytes(960)).build(),
+]
+CPU: Final = [
+    simcpu.encode_request(simcpu.Create(size=8192, attributes=Attributes(4, 3))),
+    simcpu.encode_request(simcpu.Extend(0, bytes(256))),
+    simcpu.encode_request(simcpu.GetStatus()),
+    simcpu.encode_request(simcpu.Measured(bytes(32), 7)),
+    simcpu.encode_reply(simcpu.Reply(simcpu.Code.SUCCESS, bytes(32))),
+    simcpu.encode_reply(simcpu.refusal(simcpu.Code.OUT_OF_EPC, "no page is free")),
+]
+PCK_EXTENSIONS: Final = [
+    sgx_extension(sgx_entries(Issuer(Pki.from_seed(bytes(32)), ca=ca).extension(PlatformTcb.UP_TO_DATE)))
+    for ca in PckCa
+]
+POLICY: Final[dict[str, Any]] = {
+    "version": 1,
+    "name": "payroll",
+    "enclaves": [
+        {"mr_enclave": "ab" * 32},
+        {"name": "any release", "mr_signer": "cd" * 32, "isv_prod_id": 1, "min_isv_svn": 2},
+        {"mr_td": "ef" * 48},
+    ],
+    "tcb_statuses": ["UpToDate", "SWHardeningNeeded"],
+    "refused_advisories": ["INTEL-SA-00615"],
+    "attributes": {"mask": "ff" * 16, "value": "05" + "00" * 15},
+    "misc_select": {"mask": "ffffffff", "value": "00000000"},
+    "report_data": "aa",
+    "max_collateral_age_days": 30,
+    "min_tcb_evaluation_data_number": 17,
+    "dangerously_accept_expired_collateral_days": 1,
+}
+_AB, _FF, _00 = "ab" * 32, "ff" * 16, "00" * 16
+POLICY_TOML: Final = f"""version = 1
+tcb_statuses = ["UpToDate"]
+report_data = "00"
+[[enclaves]]
+mr_signer = "{_AB}"
+isv_prod_id = 1
+min_isv_svn = 2
+[attributes]
+mask = "{_FF}"
+value = "{_00}"
+"""
+POD: Final[dict[str, Any]] = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "pod", "annotations": {"sgx.intel.com/quote-provider": "aesmd"}},
+    "spec": {
+        "terminationGracePeriodSeconds": 5,
+        "initContainers": [{"name": "init", "command": ["true"], "restartPolicy": "Always"}],
+        "containers": [
+            {
+                "name": "main",
+                "image": "image",
+                "command": ["sh", "-c", "$(GREETING)"],
+                "args": ["$$"],
+                "workingDir": "/",
+                "env": [
+                    {"name": "GREETING", "value": "hello"},
+                    {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                ],
+                "resources": {
+                    "limits": {"sgx.intel.com/epc": "10Mi"},
+                    "requests": {"sgx.intel.com/epc": "10Mi"},
+                },
+                "volumeMounts": [{"name": "aesm", "mountPath": "/var/run/aesmd"}],
+            }
+        ],
+        "volumes": [{"name": "aesm", "hostPath": {"path": "/var/run/aesmd"}}],
+    },
+}
+POD_YAMLS: Final = [path.read_bytes() for path in sorted((ROOT / "examples").glob("pod-*.yaml"))]
+CONTROL_LINES: Final = [
+    control.encode(control.LeaseRequest(POD)),
+    control.encode(control.StatusRequest()),
+    control.encode(control.Granted(POD, (control.Container("main", "main"),), 4096, "/state", simulated=True)),
+    control.encode(control.Status(True, 8192, 4096, (control.HeldLease("pod", 1, 4096),), {"r": (1, 1)}, "/socket")),
+    control.encode(
+        control.Refused("PolicyError", "c", "m", findings=(control.RefusedFinding("c", "f", "e", "f"),)),
+    ),
+]

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is fuzzed: for each parser a function that takes any bytes, and bytes worth changing.
+
+For whatever input a function returns or raises the errors its target names. Anything else is a bug: the parser raised
+another error, or what it read does not lead back to the same bytes. Both hypothesis (``test_fuzz_*.py``) and atheris
+(``atheris_runner.py``) run them.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+from kubenclave.cluster.admission import admit
+from kubenclave.dcap.anchor import TrustAnchor
+from kubenclave.dcap.collateral import Collateral, load_json
+from kubenclave.dcap.documents import EnclaveIdentity, TcbInfo
+from kubenclave.dcap.pckext import PckCa, PckExtension
+from kubenclave.dcap.policy import Policy
+from kubenclave.dcap.verdict import verify_quote
+from kubenclave.errors import FormatError, PolicyError, TrustError, UsageError, VerificationError
+from kubenclave.local import control, manifest
+from kubenclave.platform.simulated.state import PlatformState
+from kubenclave.sgx.certification import CertificationType, Ppid
+from kubenclave.sgx.gramine import GramineEnclave
+from kubenclave.sgx.keyrequest import KeyRequest
+from kubenclave.sgx.measure import measure_sgxs
+from kubenclave.sgx.quote import Quote, signed_part
+from kubenclave.sgx.report import Report, ReportBody, TargetInfo
+from kubenclave.sgx.secinfo import SecInfo
+from kubenclave.sgx.sigstruct import Sigstruct
+from kubenclave.sgx.tdreport import TdReport10, TdReport15, TdReport15Ex
+from kubenclave.wire import aesm, quoteworker, simcpu
+from kubenclave.wire.aesm_errors import AesmError
+from kubenclave.wire.aesm_keyid import build_key_id_list, parse_key_id_list
+from kubenclave.wire.frames import FrameDecoder
+from tests import samples
+from tests.evidence import NOW
+from tests.fuzz import seeds
+
+Run = Callable[[bytes], object]
+_MANY_PAGES: Final = 2000
+
+
+@dataclass(frozen=True)
+class Target:
+    """One parser: what to run, inputs that get through it, and the errors with which it may refuse others."""
+
+    room: str
+    run: Run
+    seeds: Sequence[bytes]
+    refusals: tuple[type[Exception], ...] = (FormatError,)
+
+    def check(self, data: bytes) -> None:
+        """Raise what only a bug raises."""
+        with suppress(*self.refusals):
+            self.run(data)
+
+
+def quote(data: bytes) -> None:
+    """A quote leads back to its bytes; what is signed is made of what was read."""
+    parsed = Quote.parse(data)
+    assert data.startswith(parsed.build())
+    assert signed_part(parsed.header, parsed.body_type, parsed.body) == parsed.signed
+    certification = parsed.signature.certification_data
+    ppid = certification.ppid
+    assert ppid is None or ppid.build() == certification.data
+    assert certification.pck_chain is None or certification.data.startswith(certification.pck_chain)
+
+
+def structure(kind: Any) -> Run:
+    """A structure of fixed size leads back to its bytes."""
+
+    def run(data: bytes) -> None:
+        assert kind.parse(data).build() == data
+
+    return run
+
+
+def ppid(data: bytes) -> None:
+    """Content of certification data leads back to its bytes."""
+    kind = {36: CertificationType.PPID_CLEARTEXT, 276: CertificationType.PPID_RSA2048_ENCRYPTED}.get(len(data))
+    assert Ppid.parse(kind or CertificationType.PPID_RSA3072_ENCRYPTED, data).build() == data
+
+
+def sigstruct(data: bytes) -> None:
+    """A SIGSTRUCT leads back to its bytes and is genuine or not, but nothing else."""
+    parsed = Sigstruct.parse(data)
+    assert parsed.build() == data
+    assert json.dumps(parsed.as_dict())
+    parsed.check()
+
+
+def sec_info(data: bytes) -> None:
+    """What EADD makes of SECINFO, it leaves alone when it sees it again."""
+    added = SecInfo.parse(data).as_added()
+    assert added.as_added() == added
+
+
+def sgxs(data: bytes) -> None:
+    """A stream is measured or refused."""
+    measurement = measure_sgxs(data)
+    assert measurement.pages <= measurement.size // 4096
+
+
+def gramine_manifest(data: bytes) -> None:
+    """A manifest becomes an enclave that fits its size, and a SIGSTRUCT, or is refused."""
+    _gramine(data, samples.PAL)
+
+
+def gramine_pal(data: bytes) -> None:
+    """So does a PAL."""
+    _gramine(b'[sgx]\nenclave_size = "16M"\nmax_threads = 1\n', data)
+
+
+def _gramine(text: bytes, pal: bytes) -> None:
+    enclave = GramineEnclave.parse(text, pal)
+    assert 0 < enclave.pages * 4096 <= enclave.size
+    if enclave.pages < _MANY_PAGES:
+        assert len(enclave.sigstruct().build()) == 1808
+
+
+def aesm_request(data: bytes) -> None:
+    """A request can be refused in its own variant, and survives the wire."""
+    request = aesm.decode_request(data)
+    assert aesm.encode_reply(aesm.Refusal(request, AesmError.BUSY))
+    assert aesm.decode_request(aesm.encode_request(request)[4:]) == request
+
+
+def aesm_reply(data: bytes) -> None:
+    """A reply is read as one to each request, or refused."""
+    for request in (aesm.GetKeyIdCount(), aesm.GetKeyIds(256), aesm.InitQuote(b"k" * 256), aesm.GetQuote(b"", b"", 0)):
+        with suppress(FormatError):
+            reply = aesm.decode_reply(data, request)
+            assert isinstance(reply, aesm.Refusal) or aesm.decode_reply(aesm.encode_reply(reply)[4:], request) == reply
+
+
+def key_ids(data: bytes) -> None:
+    """A list of key ids leads back to its bytes."""
+    assert build_key_id_list(parse_key_id_list(data)) == data
+
+
+def worker_stream(data: bytes) -> None:
+    """A stream is cut into the same frames however it arrives; payloads lead back to their bytes."""
+    for decode in (quoteworker.decode_request, quoteworker.decode_reply):
+        assert _cut(decode, data, len(data) or 1) == _cut(decode, data, 7)
+    for kind in (quoteworker.InitResult, quoteworker.QuoteRequest, quoteworker.QuoteResult):
+        with suppress(FormatError):
+            structure(kind)(data)
+
+
+def cpu_stream(data: bytes) -> None:
+    """A stream is cut into the same frames however it arrives; requests and replies survive the wire."""
+    for decode in (simcpu.decode_request, simcpu.decode_reply):
+        assert _cut(decode, data, len(data) or 1) == _cut(decode, data, 7)
+    with suppress(FormatError):
+        request = simcpu.decode_request(data)
+        assert simcpu.decode_request(simcpu.encode_request(request)) == request
+    with suppress(FormatError):
+        reply = simcpu.decode_reply(data)
+        assert reply.reason.isprintable()
+        if reply.code is simcpu.Code.SUCCESS:
+            assert simcpu.decode_reply(simcpu.encode_reply(reply)) == reply
+        with suppress(FormatError):
+            assert reply.check(simcpu.GetStatus()) is reply.result
+            structure(simcpu.CpuStatus)(reply.result)
+
+
+def _cut(decode: Callable[[bytes], Any], data: bytes, size: int) -> list[object]:
+    decoder = FrameDecoder(decode, limit=2000)
+    found: list[object] = []
+    try:
+        for start in range(0, len(data), size):
+            found += decoder.feed(data[start : start + size])
+            assert decoder.pending < 2004
+    except FormatError:
+        return []  # where a stream loses its meaning, what came before in the same piece is lost with it
+    return found
+
+
+def collateral(data: bytes) -> None:
+    """Collateral survives its own JSON, and its digest with it."""
+    parsed = Collateral.from_json(data)
+    again = Collateral.from_json(parsed.to_json())
+    assert (again, again.digest) == (parsed, parsed.digest)
+
+
+def tcb_info(data: bytes) -> None:
+    """Levels of TCB info come out in descending order."""
+    levels = TcbInfo.parse(data).levels
+    assert levels
+    assert all(one.svns >= other.svns for one, other in pairwise(levels))
+
+
+def qe_identity(data: bytes) -> None:
+    """An identity has levels, in descending order."""
+    levels = EnclaveIdentity.parse(data).levels
+    assert levels
+    assert all(one.svns >= other.svns for one, other in pairwise(levels))
+
+
+def policy_json(data: bytes) -> None:
+    """A policy wants something."""
+    _use(Policy.from_json(data))
+
+
+def policy_toml(data: bytes) -> None:
+    """A policy wants something."""
+    _use(Policy.from_toml(data.decode(errors="replace")))
+
+
+def _use(policy: Policy) -> None:
+    assert policy.enclaves
+    assert policy.expected_report_data is None or len(policy.expected_report_data) == 64
+    assert policy.grace.days >= 0
+
+
+def pck_extension(data: bytes) -> None:
+    """An extension is one CA's or the other's, never both."""
+    try:
+        assert len(PckExtension.parse(data, PckCa.PLATFORM).components) == 16
+    except FormatError:
+        PckExtension.parse(data, PckCa.PROCESSOR)
+        return
+    with suppress(FormatError):
+        PckExtension.parse(data, PckCa.PROCESSOR)
+        raise AssertionError("both read it")
+
+
+def root_certificate(data: bytes) -> None:
+    """A root has a P-256 key."""
+    assert len(TrustAnchor.from_certificate(data).point) in (64, 65)
+
+
+def verify(data: bytes) -> None:
+    """A changed quote is accepted only where the change is to bytes that nobody signs."""
+    evidence = seeds.EVIDENCE
+    verify_quote(data, evidence.collateral, at=NOW, root=evidence.root, pck_chain=evidence.chain)
+    good, found = Quote.parse(evidence.quote), Quote.parse(data)
+    assert found.signed == good.signed
+    assert found.signature.attestation_key == good.signature.attestation_key
+    assert found.signature.qe_report == good.signature.qe_report
+    assert found.signature.qe_auth_data == good.signature.qe_auth_data
+
+
+def platform_state(data: bytes) -> None:
+    """The state of a simulated platform survives its file."""
+    state = PlatformState.from_json(data)
+    assert PlatformState.from_json(state.to_json()) == state
+
+
+def pod_yaml(data: bytes) -> None:
+    """A manifest is a pod that can run here, or is refused with the reason."""
+    pod(manifest.from_yaml(data))
+
+
+def pod_json(data: bytes) -> None:
+    """The same from JSON, whatever its shape."""
+    document = load_json(data, "pod")
+    if isinstance(document, dict):
+        pod(document)
+
+
+def pod(document: dict[str, Any]) -> None:
+    """Admission changes nothing when it is applied again; what is admitted can be started or is refused."""
+    before = json.dumps(document, default=str)
+    admitted = admit(document)
+    assert json.dumps(document, default=str) == before
+    assert admitted.epc >= 0
+    assert admit(admitted.pod).pod == admitted.pod
+    assert all(program.argv for program in manifest.programs(admitted.pod))
+    assert all(manifest.remarks(admitted.pod))
+    assert 0 <= manifest.grace(admitted.pod) <= manifest.MAX_GRACE
+
+
+def control_line(data: bytes) -> None:
+    """A line is a request, a reply or neither; refusals become errors."""
+    with suppress(FormatError):
+        request = control.decode_request(data)
+        assert control.decode_request(control.encode(request)) == request
+    with suppress(FormatError):
+        reply = control.decode_reply(data)
+        assert control.decode_reply(control.encode(reply)) == reply
+        if isinstance(reply, control.Refused):
+            assert control.as_error(reply).code
+
+
+_REFUSALS: Final = (FormatError, PolicyError, UsageError)
+
+TARGETS: Final[dict[str, Target]] = {
+    "quote": Target("sgx", quote, [*seeds.QUOTES, *seeds.shared("quotes/*/quote.bin")]),
+    "report-body": Target("sgx", structure(ReportBody), [samples.sgx_body()]),
+    "report": Target("sgx", structure(Report), [samples.sgx_body() + bytes(48)]),
+    "target-info": Target("sgx", structure(TargetInfo), [bytes(512)]),
+    "key-request": Target("sgx", structure(KeyRequest), [bytes(512)]),
+    "td-report-1.0": Target("sgx", structure(TdReport10), [bytes(584)]),
+    "td-report-1.5": Target("sgx", structure(TdReport15), [bytes(648)]),
+    "td-report-1.5-ex": Target("sgx", structure(TdReport15Ex), [bytes(885)]),
+    "ppid": Target("sgx", ppid, [bytes(36), bytes(276), bytes(404)]),
+    "sigstruct": Target(
+        "sgx", sigstruct, [seeds.SIGSTRUCT, *seeds.shared("enclaves/*/*.sig")], (FormatError, TrustError)
+    ),
+    "sec-info": Target("sgx", sec_info, [SecInfo(flags).build() for flags in (0x100, 0x201, 0x203)]),
+    "sgxs": Target("sgx", sgxs, [seeds.SGXS]),
+    "gramine-manifest": Target(
+        "sgx", gramine_manifest, [seeds.GRAMINE_MANIFEST, *seeds.shared("enclaves/gramine/*/app.manifest.sgx")]
+    ),
+    "gramine-pal": Target("sgx", gramine_pal, [samples.PAL, *seeds.shared("enclaves/gramine/*.elf")]),
+    "aesm-request": Target("wire", aesm_request, [aesm.encode_request(aesm.InitQuote(b"k" * 256, True, 32))[4:]]),
+    "aesm-reply": Target("wire", aesm_reply, [aesm.encode_reply(aesm.QuoteInit(bytes(512), bytes(32)))[4:]]),
+    "key-ids": Target("wire", key_ids, [build_key_id_list([b"k" * 256, b"i" * 256])]),
+    "worker-stream": Target("wire", worker_stream, [*seeds.WORKER, b"".join(seeds.WORKER[:2])]),
+    "cpu-stream": Target("wire", cpu_stream, [*seeds.CPU, b"".join(seeds.CPU)]),
+    "collateral": Target("dcap", collateral, [seeds.EVIDENCE.collateral.to_json().encode()]),
+    "tcb-info": Target("dcap", tcb_info, [seeds.EVIDENCE.collateral.tcb_info, *seeds.shared_documents("tcb_info")]),
+    "qe-identity": Target(
+        "dcap", qe_identity, [seeds.EVIDENCE.collateral.qe_identity, *seeds.shared_documents("qe_identity")]
+    ),
+    "policy-json": Target("dcap", policy_json, [json.dumps(seeds.POLICY).encode()]),
+    "policy-toml": Target("dcap", policy_toml, [seeds.POLICY_TOML.encode()]),
+    "pck-extension": Target("dcap", pck_extension, seeds.PCK_EXTENSIONS),
+    "verify": Target("dcap", verify, [seeds.EVIDENCE.quote], (FormatError, VerificationError)),
+    "root-certificate": Target("dcap", root_certificate, [seeds.EVIDENCE.root]),
+    "platform-state": Target("local", platform_state, [PlatformState.new(random=bytes).to_json()]),
+    "pod-yaml": Target("local", pod_yaml, seeds.POD_YAMLS, _REFUSALS),
+    "pod-json": Target(
+        "local",
+        pod_json,
+        [json.dumps(seeds.POD).encode()],
+        _REFUSALS,
+    ),
+    "control-line": Target("local", control_line, seeds.CONTROL_LINES),
+}
