@@ -308,6 +308,14 @@ def test_worker_ends_well_with_the_stream(helper):
     assert helper.exit_code == 0
 
 
+def test_worker_ends_well_when_nobody_takes_its_replies(cpu):
+    ours, theirs = socket.socketpair()
+    ours.sendall(encode_request(1, Op.INIT))
+    ours.close()
+    with theirs:
+        assert Worker(cpu.path, theirs).run() == 0
+
+
 def test_worker_ends_on_nonsense(helper):
     helper.socket.sendall(b"\xff" * 16)
     assert helper.ended() == 3

@@ -225,6 +225,12 @@ def test_report_made_before_a_change_of_tcb_is_refused_after_it(platform):
     assert refusal_of(platform.qe, old) == "quoting.invalid-report"
 
 
+def test_changed_report_made_after_a_change_of_tcb_is_refused(platform):
+    platform.change(PlatformTcb.OUT_OF_DATE)
+    assert refusal_of(platform.qe, flipped(platform.app_report(), 8 * 64)) == "quoting.invalid-report"
+    assert platform.quote()
+
+
 def test_epc_is_charged_for_the_two_enclaves_and_given_back(platform):
     free = platform.cpu.epc.free
     platform.qe.close()
