@@ -173,6 +173,12 @@ class Enclave:
         """Return the connection's descriptor, to be inherited by another process."""
         return self._socket.fileno()
 
+    def hand_down(self) -> int:
+        """Return the descriptor, made fit for a program executed from here; KUBENCLAVE_SIM_ENCLAVE tells it."""
+        self._socket.setblocking(True)  # programs in other languages expect it
+        self._socket.set_inheritable(True)
+        return self._socket.fileno()
+
     def close(self) -> None:
         """Close the connection; the enclave ends unless another process holds it too."""
         self._socket.close()

@@ -1,0 +1,423 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kubenclave sim``: the SIMULATED SGX platform as a program, and enclaves on it."""
+
+import datetime as dt
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from kubenclave.cli import evidence, kit
+from kubenclave.cli.sizes import EpcSize
+from kubenclave.errors import UsageError
+from kubenclave.platform.simulated.tcb import PlatformTcb
+
+if TYPE_CHECKING:
+    from kubenclave.platform.simcpu import Enclave
+    from kubenclave.platform.simulated.loader import Identity
+    from kubenclave.platform.simulated.start import Ready
+    from kubenclave.platform.simulated.state import PlatformState
+    from kubenclave.sgx.report import ReportBody
+
+_PALS: Final = (
+    "/usr/lib/x86_64-linux-gnu/gramine/sgx/libpal.so",
+    "/usr/lib64/gramine/sgx/libpal.so",
+    "/usr/local/lib/x86_64-linux-gnu/gramine/sgx/libpal.so",
+)
+_PASSERBY: Final = b"SIMULATED enclave of 'kubenclave sim report'. It protects nothing."
+
+_state_option = click.option(
+    "--state", metavar="DIR", help="Where the platform is kept (default: kubenclave/sim in the user's state folder)."
+)
+_cpu_option = click.option(
+    "--cpu-socket",
+    type=click.Path(),
+    metavar="PATH",
+    help="The SIMULATED CPU (default: KUBENCLAVE_SIM_CPU, or where 'up' and 'sim start' put it).",
+)
+_key_option = click.option(
+    "--key",
+    type=click.Path(),
+    metavar="FILE",
+    help="RSA-3072 key with exponent 3 that signs the enclave (default: kubenclave/sim-enclave-key.pem in the user's "
+    "config folder, made when first needed).",
+)
+
+
+@click.group(
+    "sim",
+    epilog=kit.examples(
+        "kubenclave sim start --state /tmp/sim --epc 64Mi",
+        "kubenclave sim run -- kubenclave quote get --report-data 00ff --out quote.bin",
+        "kubenclave sim tcb out-of-date --state /tmp/sim",
+        "kubenclave sim collateral --state /tmp/sim --out collateral.json --root root.der",
+    ),
+)
+def command() -> None:
+    """Run and use the SIMULATED SGX platform. It protects nothing, and all it makes says so."""
+
+
+@command.command(
+    "start",
+    epilog=kit.examples(
+        "kubenclave sim start",
+        "kubenclave sim start --state /tmp/sim --epc 1Gi --output json",
+    ),
+)
+@_state_option
+@click.option("--epc", type=EpcSize(), metavar="SIZE", help="EPC, as in 64Mi (default: as before, at first 128Mi).")
+@kit.output_option
+def start(*, state: str | None, epc: int | None) -> None:
+    """Run the SIMULATED CPU until Ctrl-C, with its socket in the state directory.
+
+    Its fuses, on which all keys and certificates depend, are made once and kept there. With --output json one
+    document on stdout says that it is ready.
+    """
+    import asyncio
+
+    from kubenclave import log
+    from kubenclave.platform.simulated import start as program
+
+    log.configure("sim", simulated=True)
+    kit.warn("SIMULATED platform: nothing is protected by hardware")
+    asyncio.run(program.run(_directory(state), epc, _say_ready))
+
+
+def _say_ready(ready: "Ready") -> None:
+    state = ready.state
+    document = {
+        "ready": True,
+        "simulated": True,
+        "state": str(ready.directory),
+        "cpu_socket": str(ready.socket),
+        "epc_bytes": state.epc_bytes,
+        "tcb": state.tcb.value,
+    }
+    rows = [("CPU socket", str(ready.socket)), ("EPC", f"{state.epc_bytes} bytes"), ("TCB", state.tcb.value)]
+    kit.emit(document, f"ready, SIMULATED\n{kit.table(rows)}")
+
+
+@command.command(
+    "run",
+    context_settings={"allow_interspersed_args": False},
+    epilog=kit.examples(
+        "kubenclave sim run -- ./app --its-own-option",
+        "kubenclave sim run --key enclave-key.pem --isv-svn 2 -- ./app",
+        "kubenclave sim run --manifest app.manifest.sgx --sig app.sig -- ./app",
+        "kubenclave sim run --sgxs app.sgxs --sigstruct app.sig -- ./app",
+        "kubenclave sim run --mr-enclave 9e2c... --pages 4096 --sigstruct app.sig -- ./app",
+    ),
+)
+@_cpu_option
+@_state_option
+@_key_option
+@click.option("--isv-prod-id", type=click.IntRange(0, 0xFFFF), default=0, metavar="N", help="Product id to sign.")
+@click.option("--isv-svn", type=click.IntRange(0, 0xFFFF), default=0, metavar="N", help="Security version to sign.")
+@click.option("--debug", is_flag=True, help="Sign and launch it as a debug enclave.")
+@click.option("--manifest", type=evidence.FILE, metavar="FILE", help="Gramine's .manifest.sgx.")
+@click.option("--sig", "--sigstruct", "sigstruct", type=evidence.FILE, metavar="FILE", help="SIGSTRUCT, 1808 bytes.")
+@click.option("--libpal", type=click.Path(), metavar="FILE", help="Gramine's libpal.so (default: the installed one).")
+@click.option("--sgxs", type=evidence.FILE, metavar="FILE", help="SGXS stream.")
+@click.option("--mr-enclave", metavar="HEX", help="Measurement in place of pages.")
+@click.option(
+    "--pages", type=click.IntRange(0, 0xFFFFFFFF), metavar="N", help="EPC pages that --mr-enclave stands for."
+)
+@click.argument("command_line", metavar="COMMAND...", nargs=-1, type=click.UNPROCESSED, required=True)
+def run(*, command_line: tuple[str, ...], cpu_socket: str | None, state: str | None, **identity: Any) -> None:
+    """Load a SIMULATED enclave and run COMMAND with it.
+
+    COMMAND makes REPORTs and gets keys of that enclave alone, through the connection it inherits as the descriptor that
+    KUBENCLAVE_SIM_ENCLAVE names. Without files that describe an enclave its pages are the content of COMMAND's
+    executable. Nothing runs when the CPU refuses: a SIGSTRUCT or measurement that does not match, EPC that is short.
+    The exit code is COMMAND's.
+    """
+    from kubenclave.platform.simcpu import CPU_SOCKET_VARIABLE, ENCLAVE_VARIABLE, Enclave
+
+    executable = _executable(command_line[0])
+    wanted = _identity(executable, **identity)
+    socket = _cpu(cpu_socket, state)
+    with Enclave.connect(socket) as enclave:
+        wanted.load(enclave)
+        body = _own_body(enclave)
+        kit.warn(
+            f"SIMULATED enclave, nothing is protected by hardware: MRENCLAVE {body.mr_enclave.hex()} "
+            f"MRSIGNER {body.mr_signer.hex()}{' DEBUG' if body.debug else ''}"
+        )
+        env = {**os.environ, CPU_SOCKET_VARIABLE: str(socket), ENCLAVE_VARIABLE: str(enclave.hand_down())}
+        _replace_process(executable, command_line, env)
+
+
+@command.command(
+    "report",
+    epilog=kit.examples(
+        "kubenclave sim report --target-info target.bin --report-data 00ff --out report.bin",
+        "kubenclave sim run -- kubenclave sim report --target-info target.bin --report-data 00ff --out report.bin",
+    ),
+)
+@click.option(
+    "--target-info", type=evidence.FILE, metavar="FILE", required=True, help="For whom: TARGETINFO, 512 bytes."
+)
+@click.option("--report-data", type=evidence.ReportData(), metavar="HEX", required=True, help="What it shall say.")
+@click.option("--out", type=evidence.FILE, metavar="FILE", required=True, help="Where the REPORT goes, - for stdout.")
+@_cpu_option
+@_state_option
+@_key_option
+@kit.output_option
+def report(
+    *,
+    target_info: str,
+    report_data: bytes,
+    out: str,
+    cpu_socket: str | None,
+    state: str | None,
+    key: str | None,
+) -> None:
+    """Write the REPORT of a SIMULATED enclave for a target.
+
+    It is the enclave that 'kubenclave sim run' started this command in, else a small one loaded just for this.
+    """
+    from kubenclave.platform.simcpu import Enclave
+    from kubenclave.platform.simulated import loader
+    from kubenclave.sgx.report import TARGET_INFO_SIZE, Report, TargetInfo
+
+    if out == "-" and kit.wants_json():
+        raise UsageError("stdout takes either the REPORT or the document", code="cli.misuse", hint="--out FILE")
+    target = TargetInfo.parse(kit.read_input(target_info, what="target info", limit=TARGET_INFO_SIZE + 1))
+    enclave = Enclave.inherited(os.environ)
+    small = None if enclave else loader.of_content(_PASSERBY, loader.Terms(), _signer(key))
+    enclave = enclave or Enclave.connect(_cpu(cpu_socket, state))
+    click.get_current_context().with_resource(enclave)
+    if small is not None:
+        small.load(enclave)
+    made = enclave.report(target, report_data)
+    kit.write_output(out, made, what="REPORT")
+    body = Report.parse(made).body
+    document = {
+        "simulated": True,
+        "inherited": small is None,
+        "mr_enclave": body.mr_enclave.hex(),
+        "mr_signer": body.mr_signer.hex(),
+        "report_data": report_data.hex(),
+        "out": out,
+    }
+    if out != "-":
+        kit.emit(document, f"REPORT of the SIMULATED enclave {body.mr_enclave.hex()} in {out}")
+
+
+@command.command(
+    "tcb",
+    epilog=kit.examples(
+        "kubenclave sim tcb --state /tmp/sim                what it is",
+        "kubenclave sim tcb out-of-date --state /tmp/sim",
+        "kubenclave sim tcb revoked --state /tmp/kubenclave/sim      below 'kubenclave up --state /tmp/kubenclave'",
+    ),
+)
+@click.argument("wanted", metavar="[STATE]", type=click.Choice([each.value for each in PlatformTcb]), required=False)
+@_state_option
+@kit.output_option
+def tcb(*, wanted: str | None, state: str | None) -> None:
+    """Show or set what verifiers shall think of the SIMULATED platform.
+
+    STATE is up-to-date, out-of-date, configuration-needed, sw-hardening-needed,
+    configuration-and-sw-hardening-needed, out-of-date-configuration-needed, revoked or expired. A running simulator
+    follows at once: CPUSVN, PCK certificate and the next quotes are of the new state. Make the collateral anew as well.
+    """
+    directory = _directory(state)
+    platform = _load(directory)
+    if wanted is not None:
+        platform = platform.with_tcb(PlatformTcb(wanted))
+        platform.save(directory)
+    document = {
+        "simulated": True,
+        "state": str(directory),
+        "tcb": platform.tcb.value,
+        "cpu_svn": platform.tcb.svns.cpu_svn.hex(),
+        "pce_svn": platform.tcb.svns.pce_svn,
+    }
+    kit.emit(document, f"SIMULATED platform {directory}: {platform.tcb.value}, CPUSVN {document['cpu_svn']}")
+
+
+@command.command(
+    "collateral",
+    epilog=kit.examples(
+        "kubenclave sim collateral --state /tmp/sim --out collateral.json --root root.der",
+        "kubenclave quote verify quote.bin --collateral collateral.json --root root.der --at now",
+    ),
+)
+@_state_option
+@click.option("--out", type=evidence.FILE, metavar="FILE", required=True, help="Where the collateral goes: JSON.")
+@click.option("--root", type=evidence.FILE, metavar="FILE", help="Where the root certificate goes: DER.")
+@click.option("--pck-chain", type=evidence.FILE, metavar="FILE", help="Where the PCK certificate chain goes: PEM.")
+@evidence.at_option(now_by_default=True)
+@kit.output_option
+def collateral(*, state: str | None, out: str, root: str | None, pck_chain: str | None, at: dt.datetime) -> None:
+    """Write the collateral with which quotes of the SIMULATED platform verify, and the root to verify it under.
+
+    It is that of the platform's present state ('kubenclave sim tcb'), current at the time given by --at.
+    """
+    if kit.wants_json() and "-" in (out, root, pck_chain):
+        raise UsageError("stdout takes either a file or the document", code="cli.misuse", hint="give a FILE")
+    from kubenclave.platform.simulated.provisioning import Provisioning, issuer_of
+
+    directory = _directory(state)
+    platform = _load(directory)
+    issuer = issuer_of(platform)
+    kit.write_output(out, issuer.collateral(platform.tcb, at).to_json().encode() + b"\n", what="collateral")
+    if root is not None:
+        kit.write_output(root, issuer.root_der, what="root certificate")
+    if pck_chain is not None:
+        kit.write_output(pck_chain, Provisioning(platform).pck_chain(platform.tcb), what="PCK certificate chain")
+    document = {
+        "simulated": True,
+        "state": str(directory),
+        "tcb": platform.tcb.value,
+        "at": evidence.zulu(at),
+        "out": out,
+        "root": root,
+        "pck_chain": pck_chain,
+    }
+    if kit.wants_json():
+        kit.emit(document, "")
+    else:
+        kit.say(f"SIMULATED collateral for a platform that is {platform.tcb.value} in {out}")
+
+
+def _directory(state: str | None) -> Path:
+    from kubenclave.local.state import locate
+
+    return locate(None, os.environ).platform if state is None else Path(state).absolute()
+
+
+def _load(directory: Path) -> "PlatformState":
+    from kubenclave.platform.simulated.state import PlatformState
+
+    return PlatformState.load(directory)
+
+
+def _cpu(cpu_socket: str | None, state: str | None) -> Path:
+    """Return the CPU's socket: the one named, of the state named, of the environment, or where there is one."""
+    from kubenclave.local.state import locate
+    from kubenclave.platform.simcpu import CPU_SOCKET_VARIABLE, socket_path
+    from kubenclave.platform.simulated.state import cpu_socket as socket_in
+
+    if cpu_socket is not None:
+        return Path(cpu_socket).absolute()
+    if state is not None:
+        return socket_in(Path(state).absolute())
+    usual = socket_path(os.environ)
+    own = locate(None, os.environ).cpu_socket
+    return own if CPU_SOCKET_VARIABLE not in os.environ and not usual.exists() and own.exists() else usual
+
+
+def _signer(key: str | None) -> Any:
+    """Return what signs a SIGSTRUCT template, with the key given or the user's development key."""
+    from functools import partial
+
+    from kubenclave.platform.simulated import signing
+
+    if key is not None:
+        return partial(signing.sign, key=signing.load_key(Path(key)))
+    path = signing.development_key_path(os.environ)
+    return partial(signing.sign, key=signing.development_key(path))
+
+
+def _identity(
+    executable: str,
+    *,
+    key: str | None,
+    isv_prod_id: int,
+    isv_svn: int,
+    debug: bool,
+    manifest: str | None,
+    sigstruct: str | None,
+    libpal: str | None,
+    sgxs: str | None,
+    mr_enclave: str | None,
+    pages: int | None,
+) -> "Identity":
+    """Return the enclave that the options describe. Raises UsageError when they contradict one another."""
+    from kubenclave.platform.simulated import loader
+
+    described = [each for each in (manifest, sgxs, mr_enclave) if each is not None]
+    if not described and sigstruct is None and libpal is None and pages is None:
+        terms = loader.Terms(isv_prod_id=isv_prod_id, isv_svn=isv_svn, debug=debug)
+        return loader.of_content(kit.read_input(executable, what="executable"), terms, _signer(key))
+    if len(described) != 1 or sigstruct is None:
+        raise UsageError(
+            "an enclave is described by one of --manifest, --sgxs, --mr-enclave, and by --sigstruct",
+            code="cli.misuse",
+            hint="or by nothing: then its pages are the executable's content",
+        )
+    if key or isv_prod_id or isv_svn or debug:
+        raise UsageError(
+            "the SIGSTRUCT given says everything itself",
+            code="cli.misuse",
+            hint="leave out --key, --isv-prod-id, --isv-svn and --debug",
+        )
+    if (libpal is not None and manifest is None) or (pages is not None and mr_enclave is None):
+        raise UsageError(
+            "--libpal belongs to --manifest, --pages to --mr-enclave", code="cli.misuse", hint="see sim run --help"
+        )
+    signed = kit.read_input(sigstruct, what="SIGSTRUCT", limit=4096)
+    if manifest is not None:
+        pal = kit.read_input(_pal(libpal), what="PAL")
+        return loader.of_gramine(kit.read_input(manifest, what="manifest"), pal, signed)
+    if sgxs is not None:
+        return loader.of_sgxs(kit.read_input(sgxs, what="SGXS stream"), signed)
+    return loader.of_measurement(_measurement(mr_enclave or ""), 1 if pages is None else pages, signed)
+
+
+def _measurement(text: str) -> bytes:
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        value = b""
+    if len(value) != 32:
+        raise UsageError("--mr-enclave: not a measurement", code="cli.misuse", expected="64 hexadecimal digits")
+    return value
+
+
+def _pal(given: str | None) -> str:
+    if given is not None:
+        return given
+    found = next((path for path in _PALS if Path(path).exists()), None)
+    if found is None:
+        raise UsageError(
+            "Gramine is not installed here, and its PAL is part of the measurement",
+            code="sim.no-pal",
+            hint="give --libpal FILE: the libpal.so of the build that the SIGSTRUCT is for",
+        )
+    return found
+
+
+def _executable(name: str) -> str:
+    import shutil
+
+    found = shutil.which(name)
+    if found is None:
+        raise UsageError(f"no such command: {name}", code="sim.no-command", hint="see PATH, or name it with its folder")
+    return found
+
+
+def _own_body(enclave: "Enclave") -> "ReportBody":
+    from kubenclave.sgx.report import Report
+
+    return Report.parse(enclave.report(bytes(512), bytes(64))).body
+
+
+def _replace_process(executable: str, command_line: tuple[str, ...], env: dict[str, str]) -> None:
+    """Become the command, so that signals and the exit code are its own. Raises UsageError when it cannot be run."""
+    import signal
+
+    # Python ignores these two, and whoever is executed would go on ignoring them.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execve(executable, command_line, env)  # noqa: S606  # no shell is the point
+    except OSError as error:
+        raise UsageError(
+            f"cannot run {executable}: {error.strerror or error}",
+            code="sim.no-command",
+            hint="a script needs a first line such as #!/bin/sh",
+        ) from error
