@@ -4,12 +4,15 @@
 import argparse
 import datetime as dt
 import json
+import logging
 import os
 import platform
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
+
+import structlog
 
 from benchmarks import aesm, allocate, daemons, startup, verification
 from benchmarks.figures import Figure, table
@@ -34,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - BENCHMARKS.keys():
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))  # of the kubelet's stand-in
     effort = Effort.quick() if options.quick else Effort()
     figures: list[Figure] = []
     for name in options.names or BENCHMARKS:

@@ -6,12 +6,14 @@ client; latency counts from the moment a request was due, so that a stall shows 
 """
 
 import argparse
+import itertools
 import json
 import select
 import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,10 +26,10 @@ WARM_UP: Final = 0.5
 class Load:
     """One run against one socket."""
 
-    def __init__(self, path: str, frame: bytes, clients: int) -> None:
+    def __init__(self, path: str, frames: Sequence[bytes], clients: int) -> None:
         self._path = path
-        self._frame = frame
-        self._request = aesm.decode_request(frame[4:])
+        self._frames = itertools.cycle(frames)
+        self._request = aesm.decode_request(frames[0][4:])
         self._idle = clients
         self._open: dict[int, tuple[socket.socket, aesm.FrameReader, float]] = {}
         self._poll = select.epoll()
@@ -56,7 +58,7 @@ class Load:
     def _ask(self, due: float) -> None:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         client.connect(self._path)  # waits where the backlog is full, as clients do
-        client.sendall(self._frame)
+        client.sendall(next(self._frames))
         self._open[client.fileno()] = client, aesm.FrameReader(aesm.MAX_REPLY), due
         self._poll.register(client.fileno(), select.EPOLLIN)
         self._idle -= 1
@@ -85,16 +87,25 @@ class Load:
         return self._checked and len(body) == self._size
 
 
+def _split(data: bytes) -> list[bytes]:
+    frames = []
+    while data:
+        size = 4 + int.from_bytes(data[:4], "little")
+        frames.append(data[:size])
+        data = data[size:]
+    return frames
+
+
 def main() -> int:
     """Run and print one JSON object: requests per second, latencies in milliseconds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("socket")
-    parser.add_argument("frame", type=Path, help="file with the request")
+    parser.add_argument("frames", type=Path, help="file with one request after the other, used in turn")
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rate", type=int, default=0, help="requests per second; 0 is as fast as answered")
     options = parser.parse_args()
-    load = Load(options.socket, options.frame.read_bytes(), options.clients)
+    load = Load(options.socket, _split(options.frames.read_bytes()), options.clients)
     load.run(options.seconds, options.rate)
     took = sorted(load.latencies)
     answer: dict[str, Any] = {"requests": len(took), "rate": len(took) / options.seconds}

@@ -4,6 +4,7 @@
 import re
 import shlex
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -17,7 +18,10 @@ from kubenclave.platform.simulated.tcb import PlatformTcb
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
-DAEMONS = {"agent": agent_parser().parse_args, "quote-helper": parse_quote_helper}
+DAEMONS: dict[str, Callable[[list[str]], object]] = {
+    "agent": agent_parser().parse_args,
+    "quote-helper": parse_quote_helper,
+}
 
 
 def text(name: str) -> str:
