@@ -32,6 +32,7 @@ class ControlServer:
         self._handler = handler
         self._free = max_connections
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
 
     @asynccontextmanager
     async def serving(self, path: Path) -> AsyncIterator[None]:
@@ -43,6 +44,7 @@ class ControlServer:
             yield
         finally:
             server.close()
+            self._stopping = True
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -61,6 +63,9 @@ class ControlServer:
                     self._free += 1
         except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError) as error:
             _log.debug("control connection ended", reason=str(error))
+        except asyncio.CancelledError:
+            if not self._stopping:  # by us it is no news, but Python 3.11 would report it as an error
+                raise
         finally:
             self._tasks.discard(task)
             writer.close()

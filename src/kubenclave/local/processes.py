@@ -7,7 +7,6 @@ Ctrl-C from them, so that they end when we say so; and if we are killed, the ker
 
 import asyncio
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -140,7 +139,7 @@ async def _spawn(service: Service) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *service.argv,
         stdin=asyncio.subprocess.DEVNULL,
-        stdout=sys.stderr,
+        stdout=asyncio.subprocess.DEVNULL,  # results for people; what daemons have to say is in their log
         start_new_session=True,
         preexec_fn=_end_with_parent,
     )

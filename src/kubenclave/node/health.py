@@ -65,8 +65,8 @@ class HealthServer:
                         await self._exchange(reader, writer)
                 finally:
                     self._free += 1
-        except (OSError, TimeoutError):
-            writer.transport.abort()
+        except (OSError, TimeoutError, asyncio.CancelledError):
+            writer.transport.abort()  # cancelled: the daemon ends, of which Python 3.11 would make an error report
         finally:
             writer.close()
             with suppress(OSError):
