@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever the simulated platform quotes verifies, and no bit of what is signed can be another."""
 
+import base64
 import functools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,11 +13,23 @@ from kubenclave import FormatError, TrustError, verify_quote
 from kubenclave.dcap.pckext import PckCa
 from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.platform.simulated.tcb import PlatformTcb
+from kubenclave.sgx.certification import CertificationData, CertificationType
 from kubenclave.sgx.quote import Quote
 from kubenclave.sgx.report import ReportBody
 from tests.simulated_platform import NOW, Platform
 
 GOOD = [tcb for tcb in PlatformTcb if tcb not in {PlatformTcb.REVOKED, PlatformTcb.EXPIRED}]
+
+
+PEM_BEGIN, PEM_END = b"-----BEGIN CERTIFICATE-----\n", b"-----END CERTIFICATE-----\n"
+
+
+def pem_to_der(block: bytes) -> bytes:
+    return base64.b64decode(block.removeprefix(PEM_BEGIN))
+
+
+def der_to_pem(certificate: bytes) -> bytes:
+    return PEM_BEGIN + base64.encodebytes(certificate) + PEM_END
 
 
 @functools.cache
@@ -53,6 +67,20 @@ def test_any_flipped_bit_of_what_is_signed_is_refused(offset, bit):
     quote[offset] ^= 1 << bit
     with pytest.raises((TrustError, FormatError)):
         verify(platform_of(PlatformTcb.UP_TO_DATE, PckCa.PLATFORM), bytes(quote))
+
+
+@given(st.sampled_from([0, 1]), st.data())
+def test_any_flipped_bit_of_leaf_or_ca_is_refused(which, data):
+    platform, quote = platform_of(PlatformTcb.UP_TO_DATE, PckCa.PLATFORM), Quote.parse(one_quote())
+    blocks = [pem_to_der(block) for block in (quote.signature.certification_data.pck_chain or b"").split(PEM_END)[:3]]
+    bit = data.draw(st.integers(0, 8 * len(blocks[which]) - 1))
+    changed = bytearray(blocks[which])
+    changed[bit // 8] ^= 1 << bit % 8
+    blocks[which] = bytes(changed)
+    chain = CertificationData(CertificationType.PCK_CERT_CHAIN, b"".join(map(der_to_pem, blocks)))
+    forged = replace(quote, signature=replace(quote.signature, certification_data=chain))
+    with pytest.raises(TrustError):
+        verify(platform, forged.build())
 
 
 # Intel tolerates bytes behind the certification data, so a PEM text a byte shorter is no other quote.

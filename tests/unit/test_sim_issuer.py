@@ -155,6 +155,11 @@ def test_chain_is_leaf_ca_root_and_always_the_same(issuer):
     assert Issuer(issuer.pki, ca=issuer.ca).pck_chain(PlatformTcb.UP_TO_DATE, PCK_KEY) == chain
 
 
+def test_chain_has_the_same_size_for_every_state_and_key(issuer):
+    keys = [derive_key(bytes([number]) * 16, "test").public_key() for number in range(4)]
+    assert len({len(issuer.pck_chain(tcb, key)) for tcb in PlatformTcb for key in keys}) == 1
+
+
 def test_platforms_under_one_root_have_nothing_in_common(pki):
     one, other = (Issuer(pki, platform=name).extension(PlatformTcb.UP_TO_DATE) for name in (b"1", b"2"))
     assert one.ppid != other.ppid

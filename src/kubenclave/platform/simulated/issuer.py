@@ -7,8 +7,9 @@ Pure: the seed, the state and the time go in, bytes come out. The issuer never s
 import datetime as dt
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cryptography import x509
@@ -19,13 +20,14 @@ from kubenclave.dcap.pckext import PckCa, PckExtension, SgxType
 from kubenclave.errors import UsageError
 from kubenclave.platform.simulated.documents import qe_identity, signed, tcb_info
 from kubenclave.platform.simulated.enclaves import MR_SIGNER
-from kubenclave.platform.simulated.pki import Pki, Role, pem_chain
+from kubenclave.platform.simulated.pki import NOT_BEFORE, Pki, Role, pem_chain
 from kubenclave.platform.simulated.tcb import FMSPC, PCE_ID, PlatformTcb
 from kubenclave.sgx.quote import TeeType
 
 COLLATERAL_PERIOD: Final = dt.timedelta(days=30)
 ROOT_CRL_PERIOD: Final = dt.timedelta(days=365)
 _DAY: Final = dt.timedelta(days=1)
+_SIGNATURE_SIZE: Final = 71  # of an ECDSA signature in DER, in bytes; 72 and 70 are the other common ones
 _EXPIRED_BY: Final = COLLATERAL_PERIOD * 2
 
 
@@ -129,8 +131,17 @@ class Issuer:
         )
 
     def _issue_leaf(self, tcb: PlatformTcb, point: bytes) -> x509.Certificate:
+        """Issue a certificate whose signature takes 71 bytes, as half of them do: of many that differ by seconds.
+
+        So quotes keep their size when the TCB changes, and clients that have asked for it before get theirs.
+        """
         key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + point)
-        return self.pki.issue(self.pki.pck_template(key, self.extension(tcb), self.ca, serial=self._serial(tcb)))
+        template = self.pki.pck_template(key, self.extension(tcb), self.ca, serial=self._serial(tcb))
+        candidates = (
+            self.pki.issue(replace(template, not_before=NOT_BEFORE + dt.timedelta(seconds=seconds)))
+            for seconds in itertools.count()
+        )
+        return next(leaf for leaf in candidates if len(leaf.signature) == _SIGNATURE_SIZE)
 
     def _serial(self, tcb: PlatformTcb) -> int:
         # Not from the key: collateral that revokes a certificate is made without knowing it.
