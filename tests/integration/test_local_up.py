@@ -73,7 +73,7 @@ class Up:
 
     def daemons(self) -> dict[str, int]:
         """Return the process ids of the daemons by the word in their command line that tells them."""
-        found = {}
+        found: dict[str, int] = {}
         for pid in children(self.process.pid):
             words = command_line(pid)
             for name in ("kubenclave.node.agent", "kubenclave.node.quotehelper", "sim"):

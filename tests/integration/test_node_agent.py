@@ -201,7 +201,8 @@ def test_a_look_that_never_ends_holds_up_neither_status_nor_stop(machine, short_
             self.looks += 1
             if self.looks > 1:
                 release.wait(30)
-            return machine.platform.inventory()
+            inventory: Inventory = machine.platform.inventory()
+            return inventory
 
     platform = Stuck()
     with running(short_tmp, platform) as one:

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node agent's budget: resident memory and modules, in a fresh interpreter, registered and at rest."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kubenclave._proto import deviceplugin_pb2 as pb
+from kubenclave.sgx.epc import ENCLAVE_RESOURCE, PROVISION_RESOURCE
+from tests.integration.grpc_kubelet import GrpcKubelet, eventually
+from tests.integration.test_node_agent import get
+
+MAX_MODULES = 300 if sys.version_info < (3, 12) else 330  # later interpreters split their own into more
+SIMULATED_MODULES = 12  # the simulated CPU's protocol knows enclaves; on real nodes nothing of it is loaded
+MAX_RESIDENT = 32 << 20
+FORBIDDEN = ("cryptography", "kubenclave.dcap", "kubenclave.platform.simulated", "grpc", "msgspec", "click", "yaml")
+
+# What is installed for the tests only must not count: structlog takes rich where it finds it.
+PROGRAM = """
+import json, sys
+sys.modules["rich"] = None
+from kubenclave.node import agent
+code = agent.main(sys.argv[1:])
+print(json.dumps(sorted(name for name, module in sys.modules.items() if module is not None)))
+sys.exit(code)
+"""
+
+
+def resident(pid: int) -> int:
+    """Return the resident memory of a process in bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no such process")
+
+
+def start(words: list[str], **more) -> subprocess.Popen[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    return subprocess.Popen([sys.executable, *words], env=env, stderr=subprocess.DEVNULL, text=True, **more)
+
+
+def measure(folder: Path, *more: str) -> tuple[int, list[str]]:
+    """Return resident memory at rest and the loaded modules of an agent that a kubelet holds."""
+    plugins = folder / "plugins"
+    plugins.mkdir()
+    words = ["--plugin-dir", str(plugins), "--status-socket", str(folder / "a.sock"), "--aesm-dir", str(folder), *more]
+    kubelet = GrpcKubelet(plugins)
+    with start(["-c", PROGRAM, *words], stdout=subprocess.PIPE) as child, kubelet.running():
+        client = kubelet.wait(ENCLAVE_RESOURCE)
+        kubelet.wait(PROVISION_RESOURCE)
+        eventually(lambda: get(folder / "a.sock", "/readyz")[0] == 200)
+        one = pb.ContainerAllocateRequest(devices_ids=["enclave-0"])
+        for _ in range(20):
+            client.call("Allocate", pb.AllocateRequest(container_requests=[one]), pb.AllocateResponse)
+        memory = resident(child.pid)
+        child.terminate()
+        output, _ = child.communicate(timeout=15)
+    assert child.returncode == 0
+    modules: list[str] = json.loads(output)
+    return memory, [name for name in modules if name not in {"__main__", "_distutils_hack"}]  # the second: the venv's
+
+
+def check(memory: int, modules: list[str], limit: int = MAX_MODULES) -> None:
+    loaded = [name for name in modules if any(name == one or name.startswith(f"{one}.") for one in FORBIDDEN)]
+    assert loaded == []
+    assert len(modules) <= limit, f"{len(modules)} modules"
+    assert memory <= MAX_RESIDENT, f"{memory / 1e6:.1f} MB"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make device nodes")
+def test_on_hardware(short_tmp):
+    root = short_tmp / "root"
+    (root / "dev").mkdir(parents=True)
+    try:
+        os.mknod(root / "dev/sgx_enclave", 0o020666, os.makedev(10, 125))
+        os.mknod(root / "dev/sgx_provision", 0o020660, os.makedev(10, 126))
+    except PermissionError:
+        pytest.skip("device nodes cannot be made here")
+    sysfs = root / "sys/devices/system/node/node0/x86/sgx_total_bytes"
+    sysfs.parent.mkdir(parents=True)
+    sysfs.write_text("98041856\n")
+    memory, modules = measure(short_tmp, "--root", str(root))
+    check(memory, modules)
+    assert not any("simcpu" in name for name in modules)
+
+
+def test_on_the_simulated_platform(short_tmp):
+    state = short_tmp / "sim"
+    with start(["-m", "kubenclave", "sim", "start", "--state", str(state)], stdout=subprocess.DEVNULL) as platform:
+        try:
+            eventually((state / "cpu.sock").exists)
+            memory, modules = measure(short_tmp, "--simulated-cpu", str(state / "cpu.sock"))
+            check(memory, modules, MAX_MODULES + SIMULATED_MODULES)
+        finally:
+            platform.terminate()
