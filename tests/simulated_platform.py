@@ -122,7 +122,7 @@ class Platform:
         enclave = DirectEnclave(self)
         enclave.create(1 << 13, attributes=replace(APP_ATTRIBUTES, flags=APP_ATTRIBUTES.flags | flags))
         enclave.measured(APP_MR_ENCLAVE, 2)
-        enclave.init(_app_sigstruct())
+        enclave.init(app_sigstruct())
         return enclave
 
     def app_report(self, data: bytes = bytes(64), *, debug: bool = False) -> bytes:
@@ -135,7 +135,7 @@ class Platform:
         return self.qe.quote(self.app_report(data, debug=debug)).quote
 
 
-def _app_sigstruct() -> bytes:
+def app_sigstruct() -> bytes:
     template = Sigstruct(
         enclave_hash=APP_MR_ENCLAVE,
         attributes=APP_ATTRIBUTES,

@@ -38,7 +38,7 @@ from kubenclave.wire.quoteworker import (
     decode_reply,
     encode_request,
 )
-from tests.simulated_platform import APP_MR_ENCLAVE, _app_sigstruct
+from tests.simulated_platform import APP_MR_ENCLAVE, app_sigstruct
 
 DATA = bytes(range(64))
 
@@ -78,7 +78,7 @@ class Cpu:
         enclave = Enclave.connect(self.path)
         enclave.create(1 << 13, attributes=Attributes(4, 3))
         enclave.measured(APP_MR_ENCLAVE, 2)
-        enclave.init(_app_sigstruct())
+        enclave.init(app_sigstruct())
         return enclave
 
     def report(self, target_info: bytes, data: bytes = DATA) -> bytes:
