@@ -27,12 +27,15 @@ BENCHMARKS: Final[dict[str, Callable[[Effort], Iterable[Figure]]]] = {
     "startup": startup.measure,
 }
 
+MARKS: Final = ("<!-- figures -->", "<!-- end of figures -->")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks asked for (all by default), print the table, write the JSON file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", metavar="NAME", nargs="*", help=f"of: {', '.join(BENCHMARKS)} (default: all)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures with all their runs here")
+    parser.add_argument("--into", metavar="FILE", type=Path, help="put the table into this document, between its marks")
     parser.add_argument("--quick", action="store_true", help="short runs: to see that it works, not to quote")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - BENCHMARKS.keys():
@@ -43,13 +46,24 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.names or BENCHMARKS:
         print(f"==> {name}", file=sys.stderr)
         figures += BENCHMARKS[name](effort)
-    print(f"{_machine()}{', short runs' if options.quick else ''}\n\n{table(figures)}")
+    shown = f"{_machine()}{', short runs' if options.quick else ''}.\n\n{table(figures)}"
     if any(figure.peer and figure.peer.quoted for figure in figures):
-        print("\n* quoted from an earlier measurement on such a machine, not measured in this run")
+        shown += "\n\n\\* quoted from an earlier measurement on such a machine, not measured in this run"
+    print(shown)
+    if options.into:
+        _put(shown, options.into)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(_document(figures, options.quick), indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def _put(shown: str, document: Path) -> None:
+    before, found, rest = document.read_text(encoding="utf-8").partition(MARKS[0])
+    _, ended, after = rest.partition(MARKS[1])
+    if not found or not ended:
+        raise SystemExit(f"{document} has no marks {MARKS[0]} and {MARKS[1]}")
+    document.write_text(f"{before}{MARKS[0]}\n{shown}\n{MARKS[1]}{after}", encoding="utf-8")
 
 
 def _machine() -> str:
@@ -59,7 +73,7 @@ def _machine() -> str:
     load = " ".join(f"{one:.2f}" for one in os.getloadavg())
     return (
         f"{os.cpu_count()} CPUs ({cpu}), Linux {platform.release()}, Python {platform.python_version()}, "
-        f"kubenclave {__version__}, load before the end {load}"
+        f"kubenclave {__version__}, load at the end {load}"
     )
 
 
