@@ -110,3 +110,11 @@ def test_the_transcript_in_the_readme_has_the_steps_of_the_demo():
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/kubenclave/cli").glob("*.py"))
     assert titles
     assert [title for title in titles if title not in source] == []
+
+
+def test_the_limits_of_the_quote_helper_are_documented_with_their_defaults(capsys):
+    listed = dict(re.findall(r"^\| `(--[\w-]+)` \| (\d+) \|", text("docs/quote-helper.md"), re.MULTILINE))
+    with pytest.raises(SystemExit):
+        parse_quote_helper(["--help"])
+    limits = " ".join(capsys.readouterr().out.partition("limits:")[2].split())
+    assert listed == dict(re.findall(r"(--[\w-]+) (?:N|SECONDS) .*?\((\d+)\)", limits))
