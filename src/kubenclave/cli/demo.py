@@ -27,7 +27,7 @@ def command(*, keep: Path | None, hardware: bool) -> None:
     """Show all of it in one run: EPC, enclave device, REPORT, quote, verdict; and refusals, which matter as much.
 
     Everything runs in a temporary directory and is gone afterwards. Exit code 0 only when every step ended as it has
-    to, 1 when one did not.
+    to, 1 when one did not, 5 when the daemons do not come up.
     """
     from kubenclave.cli import scenes
 

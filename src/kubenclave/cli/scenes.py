@@ -14,8 +14,9 @@ import click
 
 from kubenclave.cli import kit
 from kubenclave.cli.stage import PROGRAM, Done, Stage
-from kubenclave.errors import KubenclaveError
+from kubenclave.errors import KubenclaveError, PlatformError
 from kubenclave.local.ledger import amount
+from kubenclave.local.up import has_sgx
 
 EPC: Final = "128Mi"
 ASKED: Final = "64Mi"
@@ -92,7 +93,10 @@ class Teller:
 
     @contextmanager
     def step(self, title: str, *words: str, wanted: str, vital: bool = True) -> Iterator[Step]:
-        """Tell one step around the block that carries it out. Raises StopError when a vital one goes wrong."""
+        """Tell one step around the block that carries it out. Raises StopError when a vital one goes wrong.
+
+        An error in the first one passes: without the daemons there is nothing to tell.
+        """
         step = Step(title, words, wanted)
         self.steps.append(step)
         self._tell("\n" + click.style(f"[{len(self.steps)}/{self._count}] {title}", bold=True))
@@ -101,6 +105,8 @@ class Teller:
         try:
             yield step
         except KubenclaveError as error:
+            if step is self.steps[0]:
+                raise
             step.found = f"{error.code}: {error}"
         step.seconds = time.monotonic() - started
         if step.facts:
@@ -149,7 +155,16 @@ def simulated(stage: Stage, teller: Teller, stack: ExitStack) -> None:
 
 
 def hardware(stage: Stage, teller: Teller, stack: ExitStack) -> None:
-    """Show what a machine with SGX has without an enclave of one's own: EPC, device, quoting enclave."""
+    """Show what a machine with SGX has without an enclave of one's own: EPC, device, quoting enclave.
+
+    Raises PlatformError where there is no SGX.
+    """
+    if not has_sgx():
+        raise PlatformError(
+            "no usable SGX on this machine",
+            code="demo.no-sgx",
+            hint="kubenclave doctor node tells which layer is missing; without --hardware the demo is SIMULATED",
+        )
     try:
         ready = _daemons(stage, teller, stack, "--hardware")
         ask = ("quote", "get", "--target-info-out", "target.bin")
@@ -190,7 +205,7 @@ def _policy(stage: Stage, teller: Teller) -> None:
         (stage.folder / "other-policy.toml").write_text(_policy_text("another enclave", mr_enclave[::-1]))
         done = stage.call(*words)
         strict = done.exit_code == 0 and done.document["relaxations"] == []
-        step.facts.append(("MRENCLAVE", mr_enclave.hex()))
+        step.facts.append(("measured", f"MRENCLAVE {mr_enclave.hex()}"))
         step.found = "a strict policy" if strict else _ending(done)
 
 
@@ -214,14 +229,17 @@ def _quote(stage: Stage, teller: Teller, challenge: str) -> None:
     with teller.step("A workload asks for EPC, and its enclave for a quote", *words, wanted="a quote") as step:
         done = stage.call(*words)
         step.facts = list(_grants(done))
-        quote = stage.folder / "quote.bin"
-        if done.exit_code == 0 and quote.is_file():
-            step.facts.append(
-                ("quote", f"{quote.stat().st_size} bytes over the AESM socket, for challenge {challenge[:16]}...")
-            )
+        if done.exit_code == 0 and (stage.folder / "quote.bin").is_file():
+            step.facts += _quote_facts(stage.call("quote", "show", "quote.bin").document)
             step.found = "a quote"
         else:
             step.found = _ending(done)
+
+
+def _quote_facts(shown: dict[str, Any]) -> Iterator[Fact]:
+    yield "enclave", f"MRENCLAVE {shown['mr_enclave']}"
+    yield "REPORT", f"REPORTDATA {shown['report_data'][:32]}..., made for the quoting enclave"
+    yield "quote", f"version {shown['version']}, {shown['size']} bytes, over the AESM socket"
 
 
 def _grants(done: Done) -> Iterator[Fact]:

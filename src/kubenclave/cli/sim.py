@@ -124,13 +124,14 @@ def _say_ready(ready: "Ready") -> None:
     "--pages", type=click.IntRange(0, 0xFFFFFFFF), metavar="N", help="EPC pages that --mr-enclave stands for."
 )
 @click.argument("command_line", metavar="COMMAND...", nargs=-1, type=click.UNPROCESSED, required=True)
+@kit.output_option
 def run(*, command_line: tuple[str, ...], cpu_socket: str | None, state: str | None, **identity: Any) -> None:
     """Load a SIMULATED enclave and run COMMAND with it.
 
     COMMAND makes REPORTs and gets keys of that enclave alone, through the connection it inherits as the descriptor that
     KUBENCLAVE_SIM_ENCLAVE names. Without files that describe an enclave its pages are the content of COMMAND's
     executable. Nothing runs when the CPU refuses: a SIGSTRUCT or measurement that does not match, EPC that is short.
-    The exit code is COMMAND's.
+    The exit code is COMMAND's, and so is the output; --output json is the form of errors before it runs.
     """
     from kubenclave.platform.simcpu import CPU_SOCKET_VARIABLE, ENCLAVE_VARIABLE, Enclave
 
