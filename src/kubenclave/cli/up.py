@@ -9,7 +9,7 @@ import click
 
 from kubenclave import log
 from kubenclave.cli import kit
-from kubenclave.errors import FormatError, UsageError
+from kubenclave.errors import FormatError, PlatformError, UsageError
 from kubenclave.local import up
 from kubenclave.local.control import Status
 from kubenclave.local.ledger import amount
@@ -40,7 +40,14 @@ def command(*, state: str | None, simulated: bool | None, epc: str, grant_provis
     With --output json one document on stdout says that everything is ready and where.
     """
     directory = locate(state, os.environ)
-    simulating = not up.has_sgx() if simulated is None else simulated
+    usable = up.has_sgx()
+    if simulated is False and not usable:
+        raise PlatformError(
+            "no usable SGX on this machine",
+            code="up.no_sgx",
+            hint="kubenclave doctor node tells which layer is missing; --simulated needs none",
+        )
+    simulating = not usable if simulated is None else simulated
     options = up.Options(directory, simulated=simulating, simulated_epc=_size(epc), provision=grant_provision)
     log.configure("up", simulated=simulating)
     if simulating:
