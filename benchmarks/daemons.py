@@ -36,6 +36,6 @@ def measure(effort: Effort) -> Iterator[Figure]:
     budgets = {"node agent": NODE_BUDGET, "quote helper": NODE_BUDGET}
     for name, runs in memory.items():
         peer = INTEL_NODE if name == "node agent" else None
-        yield Figure(f"memory at rest: {name}", Unit.MEGABYTES, tuple(runs), peer, budgets.get(name))
+        yield Figure(f"memory at rest: {name}", Unit.MEBIBYTES, tuple(runs), peer, budgets.get(name))
     for name, runs in start.items():
         yield Figure(f"start to answer: {name}", Unit.MILLISECONDS, tuple(runs))

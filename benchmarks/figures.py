@@ -14,7 +14,7 @@ class Unit(StrEnum):
     MICROSECONDS = "us"
     MILLISECONDS = "ms"
     PER_SECOND = "/s"
-    MEGABYTES = "MB"
+    MEBIBYTES = "MiB"
 
     @property
     def more_is_better(self) -> bool:

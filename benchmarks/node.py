@@ -23,6 +23,9 @@ from kubenclave.sgx.epc import ENCLAVE_RESOURCE
 PATIENCE: Final = 20.0
 POLL: Final = 0.001
 
+# structlog loads rich where it is installed: that is so beside the tools of the tests, and not on a node.
+_AS_ON_A_NODE: Final = "import sys; sys.modules['rich'] = None\n"
+
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
@@ -32,11 +35,11 @@ class Daemon:
     ready_after: float
 
     def memory(self) -> float:
-        """Return the resident memory of the daemon's own process in MB (10^6 bytes)."""
+        """Return the resident memory of the daemon's own process in MiB."""
         return _resident(self.process.pid)
 
     def children_memory(self) -> float:
-        """Return the resident memory of the processes that the daemon has started, in MB."""
+        """Return the resident memory of the processes that the daemon has started, in MiB."""
         listing = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
         return sum(_resident(int(pid)) for pid in listing.split())
 
@@ -75,6 +78,7 @@ def places() -> Iterator[Places]:
         made = Places(Path(name))
         made.aesm.parent.mkdir()
         made.plugins.mkdir()
+        (made.root / "sitecustomize.py").write_text(_AS_ON_A_NODE, encoding="utf-8")
         yield made
 
 
@@ -82,7 +86,7 @@ def places() -> Iterator[Places]:
 def simulator(where: Places, *, epc: str = "128Mi") -> Iterator[Daemon]:
     """Run the SIMULATED platform."""
     argv = ["kubenclave", "sim", "start", "--state", str(where.cpu.parent), "--epc", epc]
-    with _running(argv, lambda: _accepts(where.cpu)) as daemon:
+    with _running(where, argv, lambda: _accepts(where.cpu)) as daemon:
         yield daemon
 
 
@@ -92,7 +96,7 @@ def quote_helper(where: Places) -> Iterator[Daemon]:
     argv = ["kubenclave.node.quotehelper", "--socket", str(where.aesm)]
     argv += ["--health-socket", str(where.root / "helper.sock"), "--backend", "simulated"]
     argv += ["--cpu-socket", str(where.cpu)]
-    with _running(argv, lambda: _accepts(where.aesm)) as daemon:
+    with _running(where, argv, lambda: _accepts(where.aesm)) as daemon:
         yield daemon
 
 
@@ -102,7 +106,7 @@ def agent(where: Places) -> Iterator[Daemon]:
     status = where.root / "agent.sock"
     argv = ["kubenclave.node.agent", "--plugin-dir", str(where.plugins), "--status-socket", str(status)]
     argv += ["--aesm-dir", str(where.aesm.parent), "--simulated-cpu", str(where.cpu)]
-    with _running(argv, lambda: _accepts(status)) as daemon:
+    with _running(where, argv, lambda: _accepts(status)) as daemon:
         yield daemon
 
 
@@ -135,11 +139,12 @@ def kubelet(where: Places) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _running(arguments: list[str], ready: Callable[[], bool]) -> Iterator[Daemon]:
+def _running(where: Places, arguments: list[str], ready: Callable[[], bool]) -> Iterator[Daemon]:
     with tempfile.TemporaryFile() as log:
         start = time.perf_counter()
         argv = (sys.executable, "-m", *arguments)
-        process = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        path = os.pathsep.join(filter(None, (str(where.root), os.environ.get("PYTHONPATH"))))
+        process = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": path})
         try:
             while not ready():
                 if process.poll() is not None or time.perf_counter() - start > PATIENCE:
@@ -166,4 +171,4 @@ def _resident(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
     assert found is not None, "every process has it"
-    return int(found[1]) * 1024 / 1e6
+    return int(found[1]) / 1024
