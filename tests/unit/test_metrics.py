@@ -75,6 +75,15 @@ def test_gauges_forget() -> None:
     assert parsed(metrics) == {("alone", ()): 0}
 
 
+@pytest.mark.parametrize(
+    ("value", "text"), [(math.nan, "NaN"), (math.inf, "+Inf"), (-math.inf, "-Inf"), (1e300, str(int(1e300)))]
+)
+def test_numbers_that_are_none_have_their_names(value: float, text: str) -> None:
+    metrics = Metrics()
+    metrics.gauge("level", "a level").set(value)
+    assert metrics.render().decode().splitlines()[-1] == f"level {text}"
+
+
 @pytest.mark.parametrize("by", [-1, math.nan, -math.inf])
 def test_counters_do_not_shrink(by: float) -> None:
     with pytest.raises(UsageError) as caught:

@@ -50,6 +50,18 @@ def test_a_tcs_loses_its_access_bits() -> None:
     assert SecInfo(0x107).as_added() == TCS
 
 
+def test_a_tcs_is_measured_as_eadd_leaves_it() -> None:
+    """STATE, the lowest bit of FLAGS, CSSA and AEP are the processor's own, whatever the loader wrote there."""
+    written, kept = bytearray(b"\xff" * 4096), bytearray(b"\xff" * 4096)
+    for start, size in ((0, 8), (24, 4), (40, 8)):
+        kept[start : start + size] = bytes(size)
+    kept[8] = 0xFE
+    stream = ecreate() + measured(0x1000, 0x100, bytes(kept))
+    assert measure(0x10000, 1, [Pages(0x1000, TCS, 1, bytes(written))]) == hashlib.sha256(stream).digest()
+    ordinary = ecreate() + measured(0x1000, 0x203, bytes(written))
+    assert measure(0x10000, 1, [Pages(0x1000, RW, 1, bytes(written))]) == hashlib.sha256(ordinary).digest()
+
+
 def test_order_counts() -> None:
     first, second = Pages(0, R, 1, PAGE), Pages(0x1000, RW, 1, PAGE)
     assert measure(0x10000, 1, [first, second]) != measure(0x10000, 1, [second, first])

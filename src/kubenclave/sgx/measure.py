@@ -15,7 +15,7 @@ from typing import Final
 from kubenclave.errors import FormatError
 from kubenclave.sgx.cursor import Cursor
 from kubenclave.sgx.epc import PAGE_SIZE
-from kubenclave.sgx.secinfo import SecInfo
+from kubenclave.sgx.secinfo import PageType, SecInfo
 
 CHUNK_SIZE: Final = 256
 MIN_ENCLAVE_SIZE: Final = 2 * PAGE_SIZE
@@ -181,11 +181,19 @@ def measure_sgxs(stream: bytes) -> Measurement:
 
 
 def _measured_page(offset: int, flags: int, content: bytes, at: int) -> bytes:
+    page = content[at : at + PAGE_SIZE]
+    if flags == PageType.TCS << 8:
+        page = _tcs_as_added(page)
     parts = [_EADD.pack(b"EADD", offset, flags)]
     for chunk in _CHUNKS:
         parts.append(_EEXTEND.pack(b"EEXTEND", offset + chunk))
-        parts.append(content[at + chunk : at + chunk + CHUNK_SIZE])
+        parts.append(page[chunk : chunk + CHUNK_SIZE])
     return b"".join(parts)
+
+
+def _tcs_as_added(page: bytes) -> bytes:
+    """Return a TCS as EADD leaves it for EEXTEND to find: without STATE, FLAGS.DBGOPTIN, CSSA and AEP."""
+    return bytes(8) + bytes((page[8] & 0xFE,)) + page[9:24] + bytes(4) + page[28:40] + bytes(8) + page[48:]
 
 
 def _record(cursor: Cursor) -> tuple[bytes, bytes]:
