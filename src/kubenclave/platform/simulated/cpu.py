@@ -21,8 +21,10 @@ from kubenclave.sgx.sigstruct import Sigstruct
 from kubenclave.wire import simcpu
 from kubenclave.wire.simcpu import Code
 
-_FLAGS: Final = sum(flag for flag in AttributeFlags if flag is not AttributeFlags.INIT)
-_XCR0: Final = sum(Xfrm)
+# What this CPU knows; integers, because the complement of an IntFlag has no unknown bits.
+_FLAGS: Final = sum(flag.value for flag in AttributeFlags if flag is not AttributeFlags.INIT)
+_XCR0: Final = sum(component.value for component in Xfrm)
+_MISC: Final = MiscSelect.EXINFO.value
 _LEGACY: Final = Xfrm.X87 | Xfrm.SSE
 _AVX512: Final = Xfrm.OPMASK | Xfrm.ZMM_HI256 | Xfrm.HI16_ZMM
 # Components that XSETBV accepts only together.
@@ -299,7 +301,7 @@ def _check_secs(wanted: simcpu.Create) -> None:
     if attributes.flags & ~_FLAGS:
         raise general_protection(f"ATTRIBUTES.FLAGS {attributes.flags:#x} has INIT or undefined bits")
     _check_xfrm(attributes)
-    if wanted.misc_select & ~MiscSelect.EXINFO:
+    if wanted.misc_select & ~_MISC:
         raise general_protection(f"MISCSELECT {wanted.misc_select:#x} has bits that this CPU does not know")
     if wanted.cet_attributes and not attributes.flags & AttributeFlags.CET:
         raise general_protection("CET_ATTRIBUTES need an enclave with CET")

@@ -22,7 +22,7 @@ from kubenclave.wire.simcpu import Code
 FUSE_SIZE: Final = 16
 _FORCED: Final = AttributeFlags.INIT | AttributeFlags.DEBUG
 _KSS_POLICY: Final = KeyPolicy.NOISVPRODID | KeyPolicy.CONFIGID | KeyPolicy.ISVFAMILYID | KeyPolicy.ISVEXTPRODID
-_ALL_POLICY: Final = KeyPolicy.MRENCLAVE | KeyPolicy.MRSIGNER | _KSS_POLICY
+_ALL_POLICY: Final = sum(policy.value for policy in KeyPolicy)  # the complement of an IntFlag has no unknown bits
 
 
 def cmac(key: bytes, message: bytes) -> bytes:

@@ -108,4 +108,4 @@ def _wanted(sigstruct: bytes) -> tuple[Attributes, int]:
         signed = Sigstruct.parse(sigstruct)
     except FormatError:
         return DEFAULT_ATTRIBUTES, 0  # EINIT says what is wrong with it
-    return replace(signed.attributes, flags=signed.attributes.flags & ~AttributeFlags.INIT), signed.misc_select
+    return replace(signed.attributes, flags=signed.attributes.flags & ~int(AttributeFlags.INIT)), signed.misc_select
