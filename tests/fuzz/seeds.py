@@ -38,6 +38,7 @@ def _sigstruct() -> bytes:
 
 
 EVIDENCE: Final = make()
+EVIDENCE_WITHOUT_CHAIN: Final = make(chain_inside=False)
 QUOTES: Final = [*(samples.quote(*kind) for kind in samples.QUOTES.values()), EVIDENCE.quote]
 SIGSTRUCT: Final = _sigstruct()
 SGXS: Final = (

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
+from cryptography import x509
+
 from kubenclave.cluster.admission import admit
 from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.dcap.collateral import Collateral, load_json
@@ -245,6 +247,21 @@ def verify(data: bytes) -> None:
     assert found.signature.qe_auth_data == good.signature.qe_auth_data
 
 
+def verify_collateral(data: bytes) -> None:
+    """Changed collateral is accepted only where the change is to bytes that nobody signs."""
+    evidence, changed = seeds.EVIDENCE, Collateral.from_json(data)
+    verify_quote(evidence.quote, changed, at=NOW, root=evidence.root)
+    for name in ("tcb_info", "qe_identity", "root_ca_crl", "pck_crl"):
+        assert getattr(changed, name) == getattr(evidence.collateral, name)
+
+
+def verify_chain(data: bytes) -> None:
+    """A changed PCK chain is accepted only where the change is between the certificates."""
+    evidence = seeds.EVIDENCE_WITHOUT_CHAIN
+    verify_quote(evidence.quote, evidence.collateral, at=NOW, root=evidence.root, pck_chain=data)
+    assert set(x509.load_pem_x509_certificates(data)) <= set(x509.load_pem_x509_certificates(evidence.chain))
+
+
 def platform_state(data: bytes) -> None:
     """The state of a simulated platform survives its file."""
     state = PlatformState.from_json(data)
@@ -287,6 +304,7 @@ def control_line(data: bytes) -> None:
             assert control.as_error(reply).code
 
 
+_COLLATERAL: Final = seeds.EVIDENCE.collateral.to_json().encode()
 _REFUSALS: Final = (FormatError, PolicyError, UsageError)
 
 TARGETS: Final[dict[str, Target]] = {
@@ -313,7 +331,7 @@ TARGETS: Final[dict[str, Target]] = {
     "key-ids": Target("wire", key_ids, [build_key_id_list([b"k" * 256, b"i" * 256])]),
     "worker-stream": Target("wire", worker_stream, [*seeds.WORKER, b"".join(seeds.WORKER[:2])]),
     "cpu-stream": Target("wire", cpu_stream, [*seeds.CPU, b"".join(seeds.CPU)]),
-    "collateral": Target("dcap", collateral, [seeds.EVIDENCE.collateral.to_json().encode()]),
+    "collateral": Target("dcap", collateral, [_COLLATERAL]),
     "tcb-info": Target("dcap", tcb_info, [seeds.EVIDENCE.collateral.tcb_info, *seeds.shared_documents("tcb_info")]),
     "qe-identity": Target(
         "dcap", qe_identity, [seeds.EVIDENCE.collateral.qe_identity, *seeds.shared_documents("qe_identity")]
@@ -322,6 +340,10 @@ TARGETS: Final[dict[str, Target]] = {
     "policy-toml": Target("dcap", policy_toml, [seeds.POLICY_TOML.encode()]),
     "pck-extension": Target("dcap", pck_extension, seeds.PCK_EXTENSIONS),
     "verify": Target("dcap", verify, [seeds.EVIDENCE.quote], (FormatError, VerificationError)),
+    "verify-collateral": Target("dcap", verify_collateral, [_COLLATERAL], (FormatError, VerificationError)),
+    "verify-chain": Target(
+        "dcap", verify_chain, [seeds.EVIDENCE_WITHOUT_CHAIN.chain], (FormatError, VerificationError)
+    ),
     "root-certificate": Target("dcap", root_certificate, [seeds.EVIDENCE.root]),
     "platform-state": Target("local", platform_state, [PlatformState.new(random=bytes).to_json()]),
     "pod-yaml": Target("local", pod_yaml, seeds.POD_YAMLS, _REFUSALS),

@@ -23,7 +23,7 @@ def test_good_input_with_changes(name: str, data: st.DataObject) -> None:
     TARGETS[name].check(data.draw(changed(TARGETS[name].seeds)))
 
 
-@pytest.mark.parametrize("name", ["collateral", "tcb-info", "qe-identity", "policy-json"])
+@pytest.mark.parametrize("name", ["collateral", "verify-collateral", "tcb-info", "qe-identity", "policy-json"])
 @given(data=st.data())
 def test_good_documents_with_members_changed(name: str, data: st.DataObject) -> None:
     TARGETS[name].check(data.draw(changed_json(TARGETS[name].seeds)))
