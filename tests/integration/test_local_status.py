@@ -2,7 +2,12 @@
 """What the local mode makes of answers: the agent's status, and a machine looked over for the doctor."""
 
 import asyncio
+import json
+import os
 import socket
+import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,6 +136,45 @@ def test_an_up_that_does_not_answer_is_passed_over(root, monkeypatch):
     with listening(state.control):  # accepts, and says nothing
         assert examine.examine(root, state).through == "this machine"
     assert examine.examine(root, state).through == "this machine"
+
+
+def doctor(root: Path, *more: str) -> tuple[int, str]:
+    words = [sys.executable, "-m", "kubenclave", "doctor", "node", "--root", str(root), *more]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=30)
+    return done.returncode, done.stdout
+
+
+def test_the_doctor_names_the_first_missing_layer_and_the_next_step(root):
+    code, text = doctor(root)
+    assert code == 5
+    assert "first missing layer: driver\nnext step: see dmesg" in text
+    code, text = doctor(root, "--output", "json")
+    document = json.loads(text)
+    assert code == 5
+    assert document["first_missing"] == "driver"
+    assert document["next_step"].startswith("see dmesg")
+    assert [layer["layer"] for layer in document["layers"]] == [layer.value for layer in Layer]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make device nodes")
+def test_on_a_good_node_without_a_kubelet_only_aesm_is_left_to_do(root):
+    try:
+        for name, minor in (("sgx_enclave", 125), ("sgx_provision", 126)):
+            path = root / "dev" / name
+            path.parent.mkdir(exist_ok=True)
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(10, minor))
+            path.chmod(0o660)
+    except PermissionError:
+        pytest.skip("device nodes cannot be made here")
+    (root / "var/lib/kubelet/device-plugins").rmdir()
+    _, text = doctor(root, "--output", "json")
+    document = json.loads(text)
+    states = {layer["layer"]: layer["state"] for layer in document["layers"]}
+    assert states.pop("plugin") == "unknown"
+    states.pop("aesm")  # somebody may serve one on this machine
+    assert set(states.values()) == {"ok"}
+    permissions = next(layer for layer in document["layers"] if layer["layer"] == "permissions")
+    assert "supplementalGroups: [0]" in permissions["next_step"]
 
 
 # --- what up starts

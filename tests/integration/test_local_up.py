@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from kubenclave.local import up as up_module
 from kubenclave.platform.aesmclient import AesmClient
 from kubenclave.platform.simcpu import Enclave
 from tests.integration.grpc_kubelet import eventually
@@ -244,6 +245,7 @@ def test_a_killed_daemon_is_started_again_and_all_is_well(up, name):
         return kubenclave("doctor", "node", "--state", str(up.state)).returncode == 0
 
     eventually(well, 30)
+    assert not any(" Z " in Path(f"/proc/{pid}/stat").read_text() for pid in up.daemons().values())
     eventually(lambda: run(up, "--epc", "4Mi", "--", "true").returncode == 0)
     with Enclave.connect(up.state / "sim/cpu.sock") as enclave:
         assert enclave.status().epc_total == 64 << 20
@@ -305,6 +307,44 @@ def test_it_is_ready_within_two_seconds(short_tmp):
         if seconds[-1] < READY_WITHIN:
             return
     pytest.fail(f"ready after {seconds}")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "exit_code"),
+    [
+        pytest.param(["--epc", "1Ki"], "cli.misuse", 2, id="less-than-a-page"),
+        pytest.param(["--epc", "lots"], "cli.misuse", 2, id="no-quantity"),
+        pytest.param(["--state", "/" + "x" * 90], "state.path_too_long", 2, id="long"),
+        pytest.param(["--state", "/proc/nothing"], "state.unusable", 5, id="unusable"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(words, code, exit_code):
+    done = kubenclave("up", "--simulated", *words, "--output", "json")
+    assert done.returncode == exit_code
+    assert json.loads(done.stdout)["error"]["code"] == code
+
+
+@pytest.mark.skipif(up_module.has_sgx(), reason="this machine has SGX")
+def test_hardware_that_is_not_there_is_missed_at_once(short_tmp):
+    done = kubenclave("up", "--hardware", "--state", str(short_tmp / "s"))
+    assert done.returncode == 5
+    assert "error[up.no_sgx]" in done.stderr
+    assert "kubenclave doctor node" in done.stderr
+
+
+@pytest.mark.skipif(up_module.has_sgx(), reason="this machine has SGX")
+def test_without_hardware_it_is_simulated_and_said_loudly(short_tmp):
+    words = [*KUBENCLAVE, "up", "--state", str(short_tmp / "s")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        assert "SIMULATED platform (no usable SGX here)" in child.stderr.readline()
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGINT)
+        stdout = child.stdout.read()
+        assert child.wait(20) == 0
+    assert "128Mi SIMULATED" in stdout
+    assert f"next: kubenclave run --state {short_tmp / 's'}" in stdout
 
 
 def python_of_nobody(folder: Path) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from kubenclave._proto import deviceplugin_pb2 as pb
 from kubenclave.errors import PlatformError, UnreachableError
 from kubenclave.node import agent
 from kubenclave.node.agent import Agent, Settings
@@ -361,3 +362,58 @@ def test_options_become_settings(short_tmp):
     simulated = agent.settings_of(agent.parser().parse_args([*words, "--simulated-cpu", str(short_tmp / "cpu.sock")]))
     assert simulated.watched == (short_tmp,)
     assert simulated.plugin_directory.is_absolute()
+
+
+# --- the simulated platform
+
+
+@contextmanager
+def simulated_cpu(state: Path) -> Iterator[subprocess.Popen[str]]:
+    words = [sys.executable, "-m", "kubenclave", "sim", "start", "--state", str(state), "--epc", "8Mi"]
+    child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+    try:
+        eventually((state / "cpu.sock").is_socket)
+        yield child
+    finally:
+        child.terminate()
+        child.wait(15)
+
+
+def test_a_simulated_cpu_is_granted_by_its_socket_and_its_end_is_noticed(short_tmp):
+    cpu = short_tmp / "sim/cpu.sock"
+    cpu.parent.mkdir(mode=0o700)
+    words = arguments(short_tmp, "--simulated-cpu", str(cpu), "--aesm-dir", str(short_tmp / "aesmd"))
+    kubelet = GrpcKubelet(short_tmp / "plugins")
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as child, kubelet.running():
+        try:
+            eventually(lambda: kubelet.count(ENCLAVE_RESOURCE) and kubelet.count(PROVISION_RESOURCE))
+            assert kubelet.healthy(ENCLAVE_RESOURCE) == []
+            with simulated_cpu(cpu.parent):
+                client = kubelet.wait(ENCLAVE_RESOURCE)
+                one = pb.ContainerAllocateRequest(devices_ids=["enclave-0"])
+                request = pb.AllocateRequest(container_requests=[one])
+                (answer,) = client.call("Allocate", request, pb.AllocateResponse).container_responses
+                assert not answer.devices
+                assert dict(answer.envs) == {"KUBENCLAVE_SIM_CPU": "/run/kubenclave/cpu.sock"}
+                assert [(mount.container_path, mount.host_path, mount.read_only) for mount in answer.mounts] == [
+                    ("/var/run/aesmd", str(short_tmp / "aesmd"), True),
+                    ("/run/kubenclave/cpu.sock", str(cpu), True),
+                ]
+                eventually(lambda: json.loads(get(short_tmp / "agent.sock", "/status")[1])["epc_bytes"] == 8 * MIB)
+            eventually(lambda: kubelet.healthy(ENCLAVE_RESOURCE) == [])
+        finally:
+            child.terminate()
+            _, stderr = child.communicate(timeout=15)
+    assert child.returncode == 0
+    assert all(line["simulated"] for line in logged(stderr))
+    assert "simcpu.unreachable" in {line.get("code") for line in logged(stderr)}
+
+
+def test_the_command_line_runs_the_same_program(short_tmp):
+    words = [sys.executable, "-m", "kubenclave", "node", "agent", "--help"]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0
+    assert "kubenclave node agent" in done.stdout
+    words = [*words[:-1], "--plugin-dir", str(short_tmp), "--status-socket", "/nonexistent/s"]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 5
