@@ -123,3 +123,28 @@ def test_a_closed_pipe_is_not_taken_for_a_bad_file(monkeypatch):
     monkeypatch.setattr("sys.stdout", out)
     with pytest.raises(BrokenPipeError):
         kit.write_output("-", b"out")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, ‖ ü", "plain, ‖ ü"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("a\nhint: all is well", "a\\nhint: all is well"),
+        ("\u202egpj", "\\u202egpj"),
+        ("\ud800", "\\ud800"),
+    ],
+    ids=["plain", "escape", "newline", "direction", "surrogate"],
+)
+def test_foreign_text_cannot_command_a_terminal(text, shown):
+    assert kit.printable(text) == shown
+
+
+def test_errors_are_shown_without_what_commands_a_terminal(capsys):
+    evil = "\x1b]0;owned\x07"
+    error = UsageError(evil, code="a.b", field=evil, expected=evil, found=evil, hint=evil)
+    kit.report(error, kit.OutputFormat.TEXT)
+    kit.report(PolicyError([Finding("p.a", evil, evil, evil)]), kit.OutputFormat.TEXT)
+    shown = capsys.readouterr().err
+    assert "\x1b" not in shown
+    assert shown.count("\\x1b]0;owned\\x07") == 7

@@ -305,3 +305,11 @@ def test_daemons_get_their_own_arguments_and_give_their_exit_code(daemon, module
     monkeypatch.setattr(f"kubenclave.node.{module}.main", ends)
     assert main.run(["node", daemon, "--its-own", "x", "--output", "y"]) == 4
     assert given == ["--its-own", "x", "--output", "y"]
+
+
+def test_a_terminal_without_unicode_is_no_reason_to_fail():
+    code = "import click; from kubenclave.cli import main, version;"
+    code += "version.command.callback = lambda: click.echo('r\u2016s'); main.main()"
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-c", code, "version"], check=False, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "r\\u2016s\n", "")

@@ -232,13 +232,25 @@ def test_now_is_this_moment(verify, files):
         ("--at", "2026-03-05T12:00:00"),
         ("--at", "2026-03-05"),
         ("--at", "99999999999999"),
+        ("--at", "0001-01-01T00:00:00+01:00"),
         ("--report-data", "zz"),
         ("--report-data", "00" * 65),
         ("--dangerously-accept-expired-collateral", "7"),
         ("--dangerously-accept-expired-collateral", "-7d"),
         ("--minimum-tcb-evaluation-data-number", "-1"),
     ],
-    ids=["word", "no zone", "date", "too late", "no hex", "long", "no unit", "negative", "negative number"],
+    ids=[
+        "word",
+        "no zone",
+        "date",
+        "too late",
+        "too early",
+        "no hex",
+        "long",
+        "no unit",
+        "negative",
+        "negative number",
+    ],
 )
 def test_options_that_say_nothing_sensible_are_misuse(option, value, verify):
     code, out, err = verify(option, value)

@@ -97,7 +97,7 @@ def _rows(name: str, value: Any) -> Iterator[tuple[str, str]]:
     if name in _BITS:
         yield name, _BITS[name](value)
         return
-    shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    shown = kit.printable(" ".join(map(str, value)) if isinstance(value, list) else str(value))
     if isinstance(value, bool):
         shown = "yes" if value else "no"
     if not shown.strip("0") and len(shown) > 2 * len("mr_enclave"):

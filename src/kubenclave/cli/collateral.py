@@ -187,7 +187,7 @@ def _headline(document: dict[str, Any]) -> str:
         lines = [click.style(f"VERIFIED under {root}", fg=colour, bold=True)]
     else:
         lines = [click.style(f"NOT VERIFIED under {root}", fg="red", bold=True)]
-        lines.append(f"{refusal['message']} [{refusal['code']}]")
+        lines.append(f"{kit.printable(refusal['message'])} [{refusal['code']}]")
         hint = refusal.get("hint") or (
             "" if document["simulated"] else "a SIMULATED platform has its own root (--root)"
         )
@@ -220,13 +220,15 @@ def _windows(document: dict[str, Any]) -> str:
     for name, title in (_SIGNED | _CHAINS).items():
         part = document[name]
         if "unreadable" in part:
-            rows.append((title, part["unreadable"][:60], "", "", _coloured("unreadable")))
+            rows.append((title, kit.printable(part["unreadable"])[:60], "", "", _coloured("unreadable")))
             continue
         if "certificates" not in part:
             rows.append((title, _signer(part), *_window(part)))
             continue
         rows.append((f"{title}:",))
-        rows += [(f"  {each['name']}", _name(each["issuer"]), *_window(each)) for each in part["certificates"]]
+        rows += [
+            (f"  {kit.printable(each['name'])}", _name(each["issuer"]), *_window(each)) for each in part["certificates"]
+        ]
     return kit.table(rows)
 
 
@@ -236,12 +238,12 @@ def _window(part: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _signer(part: dict[str, Any]) -> str:
-    return str(part["signed_by"]) if "signed_by" in part else _name(part["issuer"])
+    return kit.printable(part["signed_by"]) if "signed_by" in part else _name(part["issuer"])
 
 
 def _name(subject: str) -> str:
     """Return the common name in an RFC 4514 name."""
-    return subject.rpartition("CN=")[2]
+    return kit.printable(subject.rpartition("CN=")[2])
 
 
 def _coloured(state: str) -> str:
@@ -259,7 +261,7 @@ def _all_levels(document: dict[str, Any]) -> list[str]:
 def _levels(title: str, levels: list[dict[str, Any]]) -> str:
     from kubenclave.cli.verdict import colour_of
 
-    rows = [(f"{title.upper()}: AT LEAST", "STATUS", "TCB DATE", "ADVISORIES")]
+    rows = [(f"{kit.printable(title).upper()}: AT LEAST", "STATUS", "TCB DATE", "ADVISORIES")]
     for level in levels:
         status = click.style(level["status"], fg=colour_of(level["status"]))
         rows.append((_svns(level["svns"]), status, level["tcb_date"][:10], _shortened(level["advisories"])))
@@ -277,4 +279,4 @@ def _svns(svns: list[int]) -> str:
 def _shortened(advisories: list[str]) -> str:
     most = 3
     more = f" and {len(advisories) - most} more" if len(advisories) > most else ""
-    return (", ".join(advisories[:most]) or "none") + more
+    return (kit.printable(", ".join(advisories[:most])) or "none") + more

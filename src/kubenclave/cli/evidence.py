@@ -27,6 +27,16 @@ _SECONDS: Final = re.compile(r"[0-9]{1,11}")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
+def _moment(text: str) -> dt.datetime | None:
+    """Return the time in UTC, None for one without a zone. Raises what the library raises for anything else."""
+    if text == "now":
+        return dt.datetime.now(dt.UTC)
+    if _SECONDS.fullmatch(text):
+        return dt.datetime.fromtimestamp(int(text), dt.UTC)
+    moment = dt.datetime.fromisoformat(text.upper())
+    return None if moment.tzinfo is None else moment.astimezone(dt.UTC)
+
+
 class Moment(click.ParamType[dt.datetime]):
     """A time with a zone, as RFC 3339, Unix seconds or the word ``now``."""
 
@@ -34,19 +44,13 @@ class Moment(click.ParamType[dt.datetime]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.datetime:
         """Return the time in UTC; fails as click wants it."""
-        if isinstance(value, dt.datetime):
-            return value
         try:
-            if value == "now":
-                return dt.datetime.now(dt.UTC)
-            if _SECONDS.fullmatch(value):
-                return dt.datetime.fromtimestamp(int(value), dt.UTC)
-            moment = dt.datetime.fromisoformat(value.upper())
+            moment = _moment(value)
         except (ValueError, OverflowError, OSError):
             moment = None
-        if moment is None or moment.tzinfo is None:
+        if moment is None:
             self.fail(f"{value!r} is no time: give 2025-06-19T10:15:00Z, Unix seconds or now", param, ctx)
-        return moment.astimezone(dt.UTC)
+        return moment
 
 
 class Duration(click.ParamType[dt.timedelta]):
@@ -56,8 +60,6 @@ class Duration(click.ParamType[dt.timedelta]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.timedelta:
         """Return the time span; fails as click wants it."""
-        if isinstance(value, dt.timedelta):
-            return value
         match = _DURATION.fullmatch(value)
         if match is None:
             self.fail(f"{value!r} is no duration: give 7d, 12h or 30m", param, ctx)
@@ -71,8 +73,6 @@ class ReportData(click.ParamType[bytes]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
         """Return the 64 bytes; fails as click wants it."""
-        if isinstance(value, bytes):
-            return value
         try:
             data = bytes.fromhex(value.removeprefix("0x"))
         except ValueError:

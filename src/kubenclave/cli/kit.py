@@ -119,19 +119,29 @@ def report(error: KubenclaveError, form: OutputFormat) -> None:
     if isinstance(error, PolicyError):
         say(f"{mark}[{error.code}]: not what is wanted\n{finding_lines(error.findings)}")
     else:
-        say(f"{mark}[{error.code}]: {error.summary}")
+        say(f"{mark}[{error.code}]: {printable(error.summary)}")
         rows = (("  expected", error.expected), ("  found", error.found))
-        if given := [(name, value) for name, value in rows if value is not None]:
+        if given := [(name, printable(value)) for name, value in rows if value is not None]:
             say(table(given))
     if error.hint:
-        say(f"hint: {error.hint}")
+        say(f"hint: {printable(error.hint)}")
+
+
+def printable(text: str) -> str:
+    """Return foreign text with everything escaped that a terminal would obey or not show."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def finding_lines(findings: Iterable[Finding]) -> str:
     """Return findings as text: what was expected above what was found, so that the eye can compare them."""
     rows = []
     for one in findings:
-        rows += [(f"  {one.field}", "expected", one.expected), ("", "found", one.found)]
+        rows += [
+            (f"  {printable(one.field)}", "expected", printable(one.expected)),
+            ("", "found", printable(one.found)),
+        ]
     return table(rows)
 
 

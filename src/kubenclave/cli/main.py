@@ -6,6 +6,7 @@ Exit codes: 0 good, 1 the verdict is no, 2 misuse, 3 bad input, 4 not reachable,
 """
 
 import importlib
+import io
 import itertools
 import os
 import sys
@@ -188,4 +189,6 @@ def _misuse(error: click.ClickException) -> UsageError:
 
 def main() -> None:
     """Entry point of the console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode is no reason to fail
     sys.exit(run())

@@ -106,7 +106,8 @@ def test(
 def _findings(policy: "Policy", error: PolicyError) -> str:
     mark = click.style("REFUSED", fg="red", bold=True)
     count = f"{len(error.findings)} finding{'s' if len(error.findings) > 1 else ''}"
-    return f"{mark}  by policy {policy.name or 'without a name'}: {count}\n{kit.finding_lines(error.findings)}"
+    name = kit.printable(policy.name) or "without a name"
+    return f"{mark}  by policy {name}: {count}\n{kit.finding_lines(error.findings)}"
 
 
 def _normalised(policy: "Policy") -> dict[str, Any]:
@@ -131,10 +132,10 @@ def _relaxations(policy: "Policy") -> Iterator[str]:
 
 
 def _text(policy: "Policy", relaxations: list[str]) -> str:
-    rows = [("policy", policy.name or "without a name")]
+    rows = [("policy", kit.printable(policy.name) or "without a name")]
     rows += [("enclave" if not number else "  or", _rule(rule)) for number, rule in enumerate(policy.enclaves)]
     rows.append(("TCB statuses", ", ".join(policy.tcb_statuses)))
-    rows.append(("refused advisories", ", ".join(policy.refused_advisories) or "none"))
+    rows.append(("refused advisories", kit.printable(", ".join(policy.refused_advisories)) or "none"))
     for name, bits in (("ATTRIBUTES", policy.attributes), ("MISCSELECT", policy.misc_select)):
         rows.append((name, "any" if bits is None else f"& {bits.mask.hex()} == {bits.value.hex()}"))
     data = policy.expected_report_data
@@ -159,4 +160,6 @@ def _rule(rule: "EnclaveRule") -> str:
         )
         if value is not None
     ]
-    return ", ".join(f"{name} {value}" for name, value in wanted) + (f"  ({rule.name})" if rule.name else "")
+    return ", ".join(f"{name} {value}" for name, value in wanted) + (
+        f"  ({kit.printable(rule.name)})" if rule.name else ""
+    )

@@ -86,13 +86,13 @@ def _levels(verdict: "QuoteVerdict") -> str:
 
 def _level(name: str, level: "TcbLevel") -> tuple[str, str, str, str]:
     status = click.style(level.status.value, fg=colour_of(level.status.value))
-    return name, status, level.tcb_date.date().isoformat(), ", ".join(level.advisories) or "none"
+    return name, status, level.tcb_date.date().isoformat(), kit.printable(", ".join(level.advisories)) or "none"
 
 
 def _terms(verdict: "QuoteVerdict") -> str:
     extension = verdict.verified.chain.extension
     platform = f"FMSPC {extension.fmspc.hex()}, PCE-ID {extension.pce_id.hex()}, PCESVN {extension.pce_svn}"
-    named = f"policy {verdict.policy_name or 'without a name'}" if verdict.appraised else "no policy"
+    named = f"policy {kit.printable(verdict.policy_name or 'without a name')}" if verdict.appraised else "no policy"
     return kit.table(
         [
             ("appraised under", named),
