@@ -461,10 +461,13 @@ def test_a_measurement_takes_epc_too():
 
 
 def test_an_ended_enclave_does_nothing():
-    enclave = made.running(made.cpu())
+    cpu = made.cpu()
+    enclave = made.running(cpu)
     enclave.end()
     refused(Code.GENERAL_PROTECTION, enclave.report, bytes(512), bytes(64))
+    refused(Code.GENERAL_PROTECTION, create, enclave)
     assert not enclave.created
+    assert cpu.epc.free == cpu.epc.pages
 
 
 @pytest.mark.parametrize("vector", ["minimal", "segments-debug", "trusted-tree", "page-boundary-4096"])

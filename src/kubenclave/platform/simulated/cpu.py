@@ -113,6 +113,7 @@ class CpuEnclave:
     def __init__(self, cpu: SoftwareCpu) -> None:
         self._cpu: Final = cpu
         self._held = 0
+        self._ended = False
         self._created: simcpu.Create | None = None
         self._measurement: Measurement | None = None
         self._mr_enclave: bytes | None = None
@@ -135,7 +136,7 @@ class CpuEnclave:
 
     def create(self, wanted: simcpu.Create) -> None:
         """ECREATE."""
-        if self._created is not None:
+        if self._created is not None or self._ended:
             raise general_protection("this connection's enclave has been created already")
         _check_secs(wanted)
         try:
@@ -237,6 +238,7 @@ class CpuEnclave:
     def end(self) -> None:
         """EREMOVE of everything; nothing can be done with it afterwards."""
         self._give_back(self._held)
+        self._ended = True  # what is still in the buffers of a closed connection must not take EPC that nobody frees
         self._created = self._measurement = self._secs = None
 
     def _building(self, leaf: str) -> Measurement:
