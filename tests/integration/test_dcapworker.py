@@ -15,6 +15,7 @@ import pytest
 
 from kubenclave.platform import dcapworker
 from kubenclave.platform.dcapworker import LibraryError, QuoteSource
+from kubenclave.wire import aesm
 from kubenclave.wire.aesm_errors import AesmError
 from kubenclave.wire.quoteworker import (
     FrameDecoder,
@@ -26,6 +27,7 @@ from kubenclave.wire.quoteworker import (
     decode_reply,
     encode_request,
 )
+from tests.integration.aesm_peer import ask, error_of, helper, quote, until
 
 REPORT = bytes(range(216)) * 2
 SIZE = 4600
@@ -222,6 +224,44 @@ def test_nonsense_from_the_helper_ends_the_worker(sent, code):
         ours.sendall(sent)
         source = QuoteSource()
         assert dcapworker.serve(theirs, lambda request: dcapworker.answer(source, request)) == code
+
+
+def test_the_helper_serves_what_the_library_makes_and_survives_its_crash(library, tmp_path, short_tmp):
+    with helper(short_tmp, "--library", str(library), worker=None, backend="dcap") as one:
+        assert one.status()["simulated"] is False
+        reply = ask(one.socket, quote("real", SIZE))
+        assert isinstance(reply, aesm.Quote)
+        assert reply.quote[48:52] == b"real"
+        assert error_of(one.socket, quote("fortanix", info=bytes(960))) is AesmError.UNABLE_TO_GENERATE_QE_REPORT
+        order(tmp_path, "quote crash")
+        assert error_of(one.socket, quote("crash")) is AesmError.BUSY
+        order(tmp_path, "quote always e047")
+        one.wait_ready()
+        assert error_of(one.socket, quote()) is AesmError.UNEXPECTED_ERROR
+        shown = 'kubenclave_quote_worker_errors_total{error="UNEXPECTED_ERROR",original="0xe047"}'
+        assert one.metric(shown) == 1
+        order(tmp_path)
+        assert error_of(one.socket, quote()) is AesmError.SUCCESS
+        assert one.metric("kubenclave_quote_worker_restarts_total") == 1
+    assert "simulated" not in one.log()[-1]
+
+
+def test_the_helper_replaces_a_worker_whose_library_hangs(library, tmp_path, short_tmp):
+    limits = ("--answer-seconds", "0.3", "--stall-seconds", "1")
+    with helper(short_tmp, "--library", str(library), *limits, worker=None, backend="dcap") as one:
+        order(tmp_path, "quote hang")
+        assert error_of(one.socket, quote()) is AesmError.BUSY
+        order(tmp_path)
+        until(lambda: one.metric("kubenclave_quote_worker_restarts_total") == 1)
+        one.wait_ready()
+        assert error_of(one.socket, quote()) is AesmError.SUCCESS
+
+
+def test_the_helper_without_the_library_says_what_is_missing(short_tmp):
+    with helper(short_tmp, "--library", "/nowhere/lib.so", worker=None, backend="dcap", ready=False) as one:
+        until(lambda: one.health.exists() and "quotehelper.not_initialised" in one.codes())
+        assert "SERVICE_UNAVAILABLE" in one.status()["reasons"][-1]["message"]
+        assert not one.socket.exists()
 
 
 def test_a_helper_that_has_gone_ends_the_worker():

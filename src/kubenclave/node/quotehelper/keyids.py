@@ -32,7 +32,7 @@ def answer(request: Question) -> aesm.Reply:
             return aesm.Refusal(request, AesmError.UNEXPECTED_ERROR if missing else AesmError.PARAMETER_ERROR)
         case aesm.SelectKeyId(key_id_list):
             return _select(request, key_id_list)
-        case aesm.Legacy():
+        case _:
             return aesm.Refusal(request, AesmError.SERVICE_UNAVAILABLE)
 
 

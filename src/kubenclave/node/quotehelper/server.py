@@ -152,8 +152,8 @@ class AesmServer:
 
     def _listen(self) -> None:
         self._resume = None
-        if self._listener is not None:
-            asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+        assert self._listener is not None, "whoever stops listening cancels this"
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_BATCH):  # others have to get their turn

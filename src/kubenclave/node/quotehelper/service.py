@@ -10,12 +10,13 @@ import asyncio
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from kubenclave.errors import FormatError
 from kubenclave.node.quotehelper import keyids
+from kubenclave.node.quotehelper.calls import Call, Caller
 from kubenclave.node.quotehelper.deadlines import Deadlines
 from kubenclave.node.quotehelper.fair import FairQueue
 from kubenclave.node.quotehelper.status import Reason, hint_for
@@ -38,7 +39,6 @@ _log = structlog.get_logger()
 _RETRY_FIRST: Final = 1.0
 _RETRY_LONGEST: Final = 60.0
 _REMEMBERED: Final = 4096
-_REPORT_BODY_SIZE: Final = 384
 _PPID_QUOTE_SIZE: Final = 1456
 
 
@@ -53,30 +53,6 @@ class ServiceLimits:
     refresh_seconds: float = 3600.0
 
 
-class Caller(Protocol):
-    """Whoever sent a request."""
-
-    @property
-    def peer(self) -> int:
-        """Process id, 0 if unknown."""
-
-    def answer(self, frame: bytes | None) -> None:
-        """Send the one reply, or close without."""
-
-
-class _Call:
-    """A request that is not answered yet."""
-
-    __slots__ = ("asked", "caller", "over", "peer", "request")
-
-    def __init__(self, request: aesm.GetQuote | aesm.InitQuote, caller: Caller, peer: int) -> None:
-        self.request = request
-        self.caller = caller
-        self.peer = peer
-        self.over = False
-        self.asked = False  # the worker knows of it
-
-
 class QuoteService:
     """Answers requests with the help of a worker."""
 
@@ -89,15 +65,15 @@ class QuoteService:
         self._originals: Final = metrics.counter(
             "kubenclave_quote_worker_errors_total", "Errors of the quoting library", "error", "original"
         )
-        self._queue: Final = FairQueue[_Call](self._limits.queued_per_peer, self._limits.queued)
-        self._deadlines: Final = Deadlines[_Call](self._limits.answer_seconds, self._expired)
+        self._queue: Final = FairQueue[Call](self._limits.queued_per_peer, self._limits.queued)
+        self._deadlines: Final = Deadlines[Call](self._limits.answer_seconds, self._expired)
         self._stuck = 0
         self._init: InitResult | None = None
         self._init_error = AesmError.BUSY
         self._init_original = 0
         self._init_failed_at = float("-inf")
         self._initialising = False
-        self._init_waiters: list[_Call] = []
+        self._init_waiters: list[Call] = []
         self._init_wanted = asyncio.Event()
         self._initialised = asyncio.Event()
         self._dispatching = False
@@ -202,7 +178,7 @@ class QuoteService:
     def _take_init(self, init: InitResult) -> AesmError:
         if init.quote_size == _PPID_QUOTE_SIZE:
             # Without a usable provider library the quotes would carry an encrypted PPID that verifiers reject.
-            self._forget_key(AesmError.NO_PLATFORM_CERT_DATA)
+            self._init = None
             return AesmError.NO_PLATFORM_CERT_DATA
         if self._init is None or self._init.target_info != init.target_info:
             self._told.clear()
@@ -228,7 +204,7 @@ class QuoteService:
         elif request.buf_size != aesm.PUB_KEY_ID_SIZE:
             self._refuse(request, caller, AesmError.PARAMETER_ERROR)
         else:
-            call = _Call(request, caller, caller.peer)
+            call = Call(request, caller)
             if self._init is not None:
                 self._answer_init(call, AesmError.SUCCESS)
             elif self._worker.state is WorkerState.FAILING:
@@ -245,7 +221,7 @@ class QuoteService:
     def _failed_just_now(self) -> bool:
         return asyncio.get_running_loop().time() - self._init_failed_at < _RETRY_FIRST
 
-    def _answer_init(self, call: _Call, error: AesmError) -> None:
+    def _answer_init(self, call: Call, error: AesmError) -> None:
         if call.over:
             return
         call.over = True
@@ -272,23 +248,19 @@ class QuoteService:
     def _quote(self, request: aesm.GetQuote, caller: Caller) -> None:
         error = self._quote_problem(request)
         if error is None:
-            self._enqueue(_Call(request, caller, caller.peer))
+            self._enqueue(Call(request, caller))
         else:
             self._refuse(request, caller, error)
 
-    def _enqueue(self, call: _Call) -> None:
+    def _enqueue(self, call: Call) -> None:
         displaced = call if self._stuck else self._queue.put(call.peer, call)
         if displaced is not call:
             self._deadlines.add(call)
-        if displaced is not None:
-            self._drop(displaced)
+        if displaced is not None and not displaced.over:
+            displaced.over = True
+            self._deadlines.discard(displaced)
+            self._refuse(displaced.request, displaced.caller, AesmError.BUSY)
         self._dispatch()
-
-    def _drop(self, call: _Call) -> None:
-        if not call.over:
-            call.over = True
-            self._deadlines.discard(call)
-            self._refuse(call.request, call.caller, AesmError.BUSY)
 
     def _quote_problem(self, request: aesm.GetQuote) -> AesmError | None:
         if request.report is None or request.buf_size is None:
@@ -313,14 +285,14 @@ class QuoteService:
                 self._send(call, call.request)
         self._dispatching = False
 
-    def _send(self, call: _Call, request: aesm.GetQuote | aesm.InitQuote) -> None:
+    def _send(self, call: Call, request: aesm.GetQuote | aesm.InitQuote) -> None:
         assert isinstance(request, aesm.GetQuote)
         assert request.report is not None
         call.asked = True
         payload = QuoteRequest(request.report, request.qe_report_info).build()
         self._worker.call(Op.QUOTE, payload, lambda reply: self._quoted(call, request, reply))
 
-    def _quoted(self, call: _Call, request: aesm.GetQuote, reply: WorkerReply) -> None:
+    def _quoted(self, call: Call, request: aesm.GetQuote, reply: WorkerReply) -> None:
         if call.over:
             self._stuck -= 1
         else:
@@ -329,7 +301,7 @@ class QuoteService:
             self._finish(request, call.caller, self._quote_reply(call, request, reply))
         self._dispatch()
 
-    def _quote_reply(self, call: _Call, request: aesm.GetQuote, reply: WorkerReply) -> aesm.Reply:
+    def _quote_reply(self, call: Call, request: aesm.GetQuote, reply: WorkerReply) -> aesm.Reply:
         error = self._error_of(reply)
         if error is not AesmError.SUCCESS:
             return aesm.Refusal(request, self._quote_error(call, error))
@@ -352,18 +324,16 @@ class QuoteService:
             return aesm.Refusal(request, AesmError.PARAMETER_ERROR)
         return aesm.Quote(quote.ljust(request.buf_size, b"\0"), result.qe_report_info)
 
-    def _quote_error(self, call: _Call, error: AesmError) -> AesmError:
+    def _quote_error(self, call: Call, error: AesmError) -> AesmError:
         if error is AesmError.ATT_KEY_NOT_INITIALIZED:
             self._forget_key(error)
         elif error in {AesmError.NO_PLATFORM_CERT_DATA, AesmError.ENCLAVE_LOST}:
             self._init_wanted.set()
-        elif error in {AesmError.INVALID_REPORT, AesmError.ERROR_REPORT}:
+        elif error in {AesmError.INVALID_REPORT, AesmError.ERROR_REPORT} and call.who not in self._told:
             # Perhaps the REPORT is for the quoting enclave of before a restart or an upgrade. Clients take 47 as final,
             # while 42 makes them fetch the target info anew, so they get that once.
-            who = call.peer if call.peer > 0 else _body_of(call.request)
-            if who not in self._told:
-                self._remember(who)
-                return AesmError.ATT_KEY_NOT_INITIALIZED
+            self._remember(call.who)
+            return AesmError.ATT_KEY_NOT_INITIALIZED
         return error
 
     def _remember(self, who: int | bytes) -> None:
@@ -377,7 +347,7 @@ class QuoteService:
     def _worker_lost(self) -> None:
         self._forget_key(AesmError.BUSY)
 
-    def _expired(self, call: _Call) -> None:
+    def _expired(self, call: Call) -> None:
         """Tell the client to come back rather than let it run into its own timeout."""
         call.over = True
         if call.asked:
@@ -398,10 +368,3 @@ class QuoteService:
         error = reply.error.name if isinstance(reply, aesm.Refusal) else "SUCCESS"
         self._requests.inc(type(request).__name__, error)
         caller.answer(aesm.encode_reply(reply))
-
-
-def _body_of(request: aesm.GetQuote | aesm.InitQuote) -> bytes:
-    """Return what stands for a process that we cannot see: the body of its REPORT, which stays when it tries again."""
-    assert isinstance(request, aesm.GetQuote)
-    assert request.report is not None
-    return request.report[:_REPORT_BODY_SIZE]
