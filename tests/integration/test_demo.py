@@ -105,9 +105,12 @@ def test_as_text_it_tells_numbered_steps_and_ends_with_a_table(temporary):
     assert "SIMULATED" in done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-@pytest.mark.parametrize("step", [1, 3])
-def test_ended_early_it_leaves_nothing_behind(number, step, temporary):
+@pytest.mark.parametrize(
+    ("step", "numbers"),
+    [(1, [signal.SIGINT]), (3, [signal.SIGINT, signal.SIGINT]), (2, [signal.SIGTERM])],
+    ids=["ctrl-c", "ctrl-c twice", "sigterm"],
+)
+def test_ended_early_it_leaves_nothing_behind(numbers, step, temporary):
     child = subprocess.Popen(
         PROGRAM, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=temporary
     )
@@ -119,7 +122,8 @@ def test_ended_early_it_leaves_nothing_behind(number, step, temporary):
     while not processes_in(Path(temporary["TMPDIR"])):
         assert time.monotonic() < until, "it started nothing"
         time.sleep(0.01)
-    child.send_signal(number)
+    for number in numbers:
+        child.send_signal(number)
     _, said = child.communicate(timeout=30)
     assert child.returncode == 130
     assert "Traceback" not in said

@@ -2,6 +2,7 @@
 """The demo's own machinery: steps that go wrong, hardware, commands that do not come up or do not end."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ from kubenclave.cli import kit, main, scenes, stage
 from kubenclave.cli.scenes import StopError, Teller
 from kubenclave.cli.stage import Done, Stage, staged
 from kubenclave.errors import PlatformError, UnreachableError, UsageError
+from kubenclave.platform.simulated.signing import development_key
 
 GRANTED = {
     "exit_code": 0,
@@ -37,6 +39,21 @@ GRANTED = {
 }
 READY = {"ready": True, "epc_bytes": 2 << 20, "devices": {"sgx.intel.com/enclave": 1}, "aesm_socket": "/a"}
 SHORT = {"error": {"code": "epc.short", "message": "not enough EPC"}}
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory) -> Path:
+    """A signing key; making one takes long."""
+    path: Path = tmp_path_factory.mktemp("key") / "key.pem"
+    development_key(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, key) -> Path:
+    """A folder for a stage, with the key of the demo's enclave."""
+    shutil.copyfile(key, tmp_path / "key.pem")
+    return Path(tmp_path)
 
 
 class Script(Stage):
@@ -113,10 +130,10 @@ def test_without_sgx_there_is_no_hardware_demo(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_what_others_rest_on_ends_the_demo_when_it_goes_wrong(endings, last, tmp_path):
+def test_what_others_rest_on_ends_the_demo_when_it_goes_wrong(endings, last, folder):
     teller = Teller(hardware=False)
     with ExitStack() as stack:
-        scenes.simulated(Script(tmp_path, endings), teller, stack)
+        scenes.simulated(Script(folder, endings), teller, stack)
     good, found = played(teller)[-1]
     assert not good
     assert last in found
@@ -151,39 +168,39 @@ def endings(**changes: Done) -> dict[str, Done]:
     return {name.replace("workload", "./workload"): ending for name, ending in (usual | changes).items()}
 
 
-def test_a_verdict_that_is_not_appraised_is_wrong(tmp_path):
+def test_a_verdict_that_is_not_appraised_is_wrong(folder):
     teller = Teller(hardware=False)
     with ExitStack() as stack:
-        scenes.simulated(Script(tmp_path, endings(), makes=("quote.bin", "here")), teller, stack)
+        scenes.simulated(Script(folder, endings(), makes=("quote.bin", "here")), teller, stack)
     assert played(teller)[-1] == (False, "accepted, NOT APPRAISED, OutOfDate")
     assert teller.verdict == VERDICT
 
 
-def test_a_quote_that_is_refused_is_wrong(tmp_path):
+def test_a_quote_that_is_refused_is_wrong(folder):
     changed = endings()
     changed["--report-data"] = Done(1, SHORT, "")
     teller = Teller(hardware=False)
     with ExitStack() as stack:
-        scenes.simulated(Script(tmp_path, changed, makes=("quote.bin",)), teller, stack)
+        scenes.simulated(Script(folder, changed, makes=("quote.bin",)), teller, stack)
     assert played(teller)[-1] == (False, "exit code 1: not enough EPC")
 
 
-def test_collateral_that_does_not_come_is_wrong(tmp_path):
+def test_collateral_that_does_not_come_is_wrong(folder):
     changed = endings(sim=Done(2, {}, ""))
     teller = Teller(hardware=False)
     with ExitStack() as stack:
-        scenes.simulated(Script(tmp_path, changed, makes=("quote.bin",)), teller, stack)
+        scenes.simulated(Script(folder, changed, makes=("quote.bin",)), teller, stack)
     assert played(teller)[-1] == (False, "exit code 2")
 
 
-def test_a_refusal_that_does_not_come_is_wrong_and_the_rest_is_shown_all_the_same(tmp_path):
+def test_a_refusal_that_does_not_come_is_wrong_and_the_rest_is_shown_all_the_same(folder):
     good = {**VERDICT, "appraised": True, "tcb_status": "UpToDate", "report_data_checked": True}
     changed = endings()
     changed["--report-data"] = changed["verify"] = Done(0, good, "")
-    (tmp_path / "here").touch()
+    (folder / "here").touch()
     teller = Teller(hardware=False)
     with ExitStack() as stack:
-        scenes.simulated(Script(tmp_path, changed, makes=("quote.bin",)), teller, stack)
+        scenes.simulated(Script(folder, changed, makes=("quote.bin",)), teller, stack)
     assert [good for good, _ in played(teller)] == [True] * 5 + [False, True, True]
     assert played(teller)[5] == (False, "exit code 0")
     assert "WRONG: exit code 0" in click.unstyle(teller.summary(teller.document(1.0, None)))
@@ -307,3 +324,11 @@ def test_a_stage_without_a_folder_is_refused(tmp_path):
     with pytest.raises(UsageError) as caught, staged(tmp_path / "file" / "x", ()):
         pytest.fail("there is no folder")
     assert caught.value.code == "demo.folder"
+
+
+def test_a_long_name_of_the_temporary_folder_leaves_no_room_for_sockets(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with staged(None, ()) as made:
+        assert made.folder.parent == Path("/tmp")

@@ -23,6 +23,9 @@ COMMAND_DEADLINE: Final = 60.0
 READY_DEADLINE: Final = 30.0
 END_DEADLINE: Final = 10.0
 POLL: Final = 0.02
+MAX_FOLDER: Final = 24
+
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 PROGRAM: Final = "kubenclave"
 
@@ -129,25 +132,27 @@ class Stage:
 def staged(keep: Path | None, names: Sequence[str]) -> Iterator[Stage]:
     """Make a stage and clear it away, whatever happens; ``names`` of its files are copied to ``keep`` before.
 
-    SIGTERM ends the block as Ctrl-C does. Raises UsageError when ``keep`` cannot be made.
+    SIGTERM and SIGHUP end the block as Ctrl-C does, and nothing interrupts the clearing away. Raises UsageError when
+    ``keep`` cannot be made.
     """
     try:
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="kubenclave-demo-"))
+        folder = Path(tempfile.mkdtemp(prefix="kubenclave-demo-", dir=_short_folder()))
     except OSError as error:
         raise UsageError(f"no folder for the demo: {error.strerror or error}", code="demo.folder") from error
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in _ENDING}
     try:
         _make_program(folder / "bin")
         yield Stage(folder)
     finally:
-        signal.signal(signal.SIGTERM, before)
         if keep is not None:
             for name in names:
                 with suppress(FileNotFoundError):
                     shutil.copyfile(folder / name, keep / name)
         shutil.rmtree(folder, ignore_errors=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _make_program(folder: Path) -> None:
@@ -159,7 +164,15 @@ def _make_program(folder: Path) -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _short_folder() -> str:
+    """Return a folder for temporary things whose name leaves room for those of sockets."""
+    usual = tempfile.gettempdir()
+    return usual if len(os.fsencode(usual)) <= MAX_FOLDER else "/tmp"  # noqa: S108  # mkdtemp makes it ours alone
 
 
 def _with_json(words: Sequence[str]) -> list[str]:
