@@ -34,7 +34,8 @@ def run(wheel: Path, unpacked: Path, *arguments: str) -> str:
     if not unpacked.exists():
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(unpacked)
-    env = {**os.environ, "PYTHONPATH": str(unpacked)}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # other source files
+    env["PYTHONPATH"] = str(unpacked)
     done = subprocess.run(
         [sys.executable, *arguments], cwd=unpacked, env=env, capture_output=True, text=True, check=False
     )
