@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """For tests of the quote helper: helper processes with the test worker, and a peer that sends whatever a test wants."""
 
+import asyncio
 import itertools
 import json
 import signal
@@ -39,6 +40,15 @@ def until(condition: Callable[[], bool], what: str = "the condition") -> None:
     while not condition():
         assert time.monotonic() < end, f"waited too long for {what}"
         time.sleep(0.01)
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait in an event loop until there is something true about the condition."""
+    for _ in range(4000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("waited too long")
 
 
 def connect(path: Path) -> socket.socket:

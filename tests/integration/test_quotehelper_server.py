@@ -15,16 +15,9 @@ import pytest
 from kubenclave.node.quotehelper.server import AesmServer, Connection, ServerLimits
 from kubenclave.platform import sockets
 from kubenclave.wire.metrics import Counter, Metrics
+from tests.integration.aesm_peer import eventually
 
 REQUEST = struct.pack("<I", 5) + b"hello"
-
-
-async def until(condition: Callable[[], object]) -> None:
-    for _ in range(4000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    pytest.fail("waited too long")
 
 
 class Rig:
@@ -63,7 +56,7 @@ class Rig:
         return data
 
     async def ended(self, outcome: str, times: int = 1) -> None:
-        await until(lambda: self.outcomes.get(outcome) >= times)
+        await eventually(lambda: self.outcomes.get(outcome) >= times)
 
 
 @asynccontextmanager
@@ -121,7 +114,7 @@ def test_peers_are_told_apart_by_their_process(short_tmp):
         async with rig(short_tmp) as one:
             one.keep = True
             peer = one.peer(REQUEST)
-            await until(lambda: one.kept)
+            await eventually(lambda: one.kept)
             assert one.kept[0].peer == os.getpid()
             peer.close()
 
@@ -133,7 +126,7 @@ def test_a_process_outside_of_our_namespace_goes_by_its_user(short_tmp):
         async with rig(short_tmp) as one:
             one.keep = True
             peer = one.peer(REQUEST)
-            await until(lambda: one.kept)
+            await eventually(lambda: one.kept)
             connection = one.kept[0]
 
             class Foreign:
@@ -163,7 +156,7 @@ def test_how_connections_end_that_ask_nothing(short_tmp, data, outcome):
     async def dialogue() -> None:
         async with rig(short_tmp) as one:
             peer = one.peer()
-            await until(lambda: one.server.connections)
+            await eventually(lambda: one.server.connections)
             if data:
                 peer.send(data)
             peer.shutdown(socket.SHUT_WR)
@@ -178,7 +171,7 @@ def test_a_peer_that_resets_is_a_probe(short_tmp):
     async def dialogue() -> None:
         async with rig(short_tmp) as one:
             peer = one.peer()
-            await until(lambda: one.server.connections)
+            await eventually(lambda: one.server.connections)
             peer.close()
             await one.ended("probe")
 
@@ -242,7 +235,7 @@ def test_a_peer_that_leaves_before_its_answer_is_noted(short_tmp, size):
         async with rig(short_tmp) as one:
             one.keep = True
             peer = one.peer(REQUEST)
-            await until(lambda: one.kept)
+            await eventually(lambda: one.kept)
             if size > 6:  # it leaves in the middle
                 one.kept[0].answer(bytes(size))
                 assert one.server.connections == 1
@@ -274,7 +267,7 @@ def test_a_buffer_that_is_full_is_written_to_later(short_tmp):
         async with rig(short_tmp) as one:
             one.keep = True
             peer = one.peer(REQUEST)
-            await until(lambda: one.kept)
+            await eventually(lambda: one.kept)
             one.kept[0].socket = Full(one.kept[0].socket)  # type: ignore[assignment]  # a socket that says no twice
             one.kept[0].answer(b"answer")
             assert await one.read(peer) == b"answer"
@@ -302,7 +295,7 @@ def test_running_out_of_descriptors_costs_a_silent_peer_its_place(short_tmp):
     async def dialogue() -> None:
         async with rig(short_tmp) as one:
             silent = one.peer()
-            await until(lambda: one.server.connections)
+            await eventually(lambda: one.server.connections)
             errors = [ConnectionAbortedError(), OSError(errno.EMFILE, "too many")]
             listener = Refusing(sockets.listen(one.path, 0o600, 64), errors)
             one.server.start(listener)  # type: ignore[arg-type]  # a listener with troubles
@@ -320,7 +313,7 @@ def test_closing_while_accept_pauses_leaves_nothing_behind(short_tmp):
             errors = [OSError(errno.EMFILE, "too many")] * 100
             one.server.start(Refusing(sockets.listen(one.path, 0o600, 64), errors))  # type: ignore[arg-type]
             peer = one.peer()
-            await until(lambda: len(errors) < 100)
+            await eventually(lambda: len(errors) < 100)
             one.server.close()
             left = len(errors)
             await asyncio.sleep(0.12)  # longer than the pause
@@ -346,11 +339,11 @@ def test_draining_answers_who_is_in_and_does_not_wait_for_the_silent(short_tmp):
         async with rig(short_tmp) as one:
             one.keep = True
             silent, asking = one.peer(), one.peer(REQUEST)
-            await until(lambda: one.kept)
+            await eventually(lambda: one.kept)
             draining = asyncio.ensure_future(one.server.drain(0.1, 10))
             late = one.peer()
             late.send(REQUEST)
-            await until(lambda: len(one.kept) == 2)
+            await eventually(lambda: len(one.kept) == 2)
             for connection in one.kept:
                 connection.answer(b"answer")
             assert await one.read(asking) == b"answer"
@@ -367,7 +360,7 @@ def test_draining_ends_even_if_answers_do_not(short_tmp):
         async with rig(short_tmp) as one:
             one.keep = True
             waiting = one.peer(REQUEST)
-            await until(lambda: one.kept)
+            await eventually(lambda: one.kept)
             one.keep, one.answer = False, bytes(4 << 20)
             unread = one.peer(REQUEST)
             await one.server.drain(0.02, 0.1)
