@@ -319,6 +319,13 @@ def test_what_is_to_be_kept_is_kept_also_after_an_error(tmp_path):
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["a"]
 
 
+def test_what_cannot_be_kept_is_cleared_away_all_the_same(tmp_path):
+    (tmp_path / "kept" / "a").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError), staged(tmp_path / "kept", ("a",)) as made:
+        (made.folder / "a").write_text("x")
+    assert not made.folder.exists()
+
+
 def test_a_stage_without_a_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError) as caught, staged(tmp_path / "file" / "x", ()):

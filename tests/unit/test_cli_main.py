@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -250,6 +251,22 @@ def test_completion_script(shell, capfd):
     script = capfd.readouterr().out
     assert f"_KUBENCLAVE_COMPLETE={shell}_complete" in script
     assert "kubenclave" in script
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
+def test_bash_takes_the_script_and_completes_with_it(capfd):
+    main.run(["completion", "bash"])
+    script = capfd.readouterr().out
+    program = f'kubenclave() {{ "{sys.executable}" -m kubenclave "$@"; }}\n'
+    ask = "COMP_WORDS=(kubenclave quo); COMP_CWORD=1; _kubenclave_completion kubenclave; echo ${COMPREPLY[@]}"
+    done = subprocess.run(
+        ["bash", "-c", f"{program}{script}\ncomplete -p kubenclave && {ask}"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "quote"
 
 
 @pytest.mark.parametrize(

@@ -146,13 +146,19 @@ def staged(keep: Path | None, names: Sequence[str]) -> Iterator[Stage]:
         _make_program(folder / "bin")
         yield Stage(folder)
     finally:
-        if keep is not None:
-            for name in names:
-                with suppress(FileNotFoundError):
-                    shutil.copyfile(folder / name, keep / name)
-        shutil.rmtree(folder, ignore_errors=True)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        try:
+            if keep is not None:
+                _copy(folder, keep, names)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _copy(folder: Path, keep: Path, names: Sequence[str]) -> None:
+    for name in names:
+        with suppress(FileNotFoundError):
+            shutil.copyfile(folder / name, keep / name)
 
 
 def _make_program(folder: Path) -> None:
