@@ -34,12 +34,23 @@ def changes(data: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]:
         yield at, bytes(changed)
 
 
+Signed = x509.Certificate | x509.CertificateRevocationList
+
+
+def signed_part(signed: Signed) -> tuple[bytes, bytes]:
+    """Return what was signed, and the signature: the rest of the DER (unused bits of a BIT STRING) vouches for none."""
+    content = signed.tbs_certificate_bytes if isinstance(signed, x509.Certificate) else signed.tbs_certlist_bytes
+    return content, signed.signature
+
+
 def same_certificates(one: bytes, two: bytes, count: int) -> bool:
     """Whether two PEM chains hold the same first certificates: base64 has spare bits, PEM has line breaks."""
-    try:
-        return x509.load_pem_x509_certificates(one)[:count] == x509.load_pem_x509_certificates(two)[:count]
-    except (ValueError, x509.InvalidVersion):
-        return False
+    first, second = (x509.load_pem_x509_certificates(pem)[:count] for pem in (one, two))
+    return list(map(signed_part, first)) == list(map(signed_part, second))
+
+
+def same_list(one: bytes, two: bytes) -> bool:
+    return signed_part(x509.load_der_x509_crl(one)) == signed_part(x509.load_der_x509_crl(two))
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -75,6 +86,7 @@ def test_every_byte_of_what_signers_wrote(base, name):
         for at, changed in changes(content, 0, len(content))
         if outcome(evidence.quote, dataclasses.replace(collateral, **{name: changed}), evidence.root, cache)
         == "UpToDate"
+        and not (name.endswith("_crl") and same_list(content, changed))
     ]
     assert passed == []
 

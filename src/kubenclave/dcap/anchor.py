@@ -10,7 +10,6 @@ from typing import Final, Self
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from kubenclave.errors import FormatError
@@ -23,7 +22,7 @@ UNREADABLE: Final = (
     x509.ExtensionNotFound,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
-    CryptographyDeprecationWarning,  # a serial number below 1, where a program makes warnings errors
+    UserWarning,  # odd serial numbers and names, where a program has made warnings errors
 )
 """What the X.509 library raises of garbage, some of it only on a closer look."""
 

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policies as documents: what may stand in one, and that nothing is guessed."""
+
+import datetime as dt
+import json
+from typing import Any
+
+import pytest
+
+import kubenclave
+from kubenclave.dcap.policy import Policy
+from kubenclave.dcap.tcb import TcbStatus
+from kubenclave.errors import FormatError
+from kubenclave.sgx.attributes import AttributeFlags
+
+H32, H48 = "ab" * 32, "cd" * 48
+ENCLAVE = {"mr_enclave": H32}
+SIGNER = {"mr_signer": H32, "isv_prod_id": 1, "min_isv_svn": 2}
+
+
+def policy(**members: Any) -> Policy:
+    return Policy.from_json(json.dumps({"version": 1, "enclaves": [ENCLAVE], **members}))
+
+
+def refusal_of(**members: Any) -> FormatError:
+    with pytest.raises(FormatError) as refusal:
+        policy(**members)
+    assert refusal.value.code == "policy.malformed"
+    return refusal.value
+
+
+def test_the_defaults_are_strict():
+    read = policy()
+    assert read.tcb_statuses == (TcbStatus.UP_TO_DATE,)
+    assert read.forbidden_flags == AttributeFlags.PROVISION_KEY | AttributeFlags.EINITTOKEN_KEY
+    assert (read.grace, read.dangerously_allow_debug) == (dt.timedelta(0), False)
+    assert (read.expected_report_data, read.max_collateral_age_days) == (None, None)
+
+
+def test_every_member():
+    read = policy(
+        name="payments",
+        enclaves=[{"name": "v1", **ENCLAVE, **SIGNER}, {"name": "next", **SIGNER}, {"mr_td": H48}],
+        tcb_statuses=["UpToDate", "SWHardeningNeeded"],
+        refused_advisories=["INTEL-SA-00615"],
+        attributes={"mask": "ff" * 16, "value": "05" + "00" * 15},
+        misc_select={"mask": "ffffffff", "value": "01000000"},
+        report_data="00ff",
+        max_collateral_age_days=7,
+        min_tcb_evaluation_data_number=17,
+        dangerously_allow_debug=True,
+        dangerously_allow_provision_key=True,
+        dangerously_accept_expired_collateral_days=3,
+    )
+    assert [rule.name for rule in read.enclaves] == ["v1", "next", ""]
+    assert read.enclaves[0].mr_enclave == bytes.fromhex(H32)
+    assert read.enclaves[2].mr_td == bytes.fromhex(H48)
+    assert read.expected_report_data == b"\x00\xff" + bytes(62)
+    assert read.forbidden_flags == 0
+    assert read.grace == dt.timedelta(days=3)
+
+
+def test_toml_says_the_same():
+    text = f"""
+    version = 1
+    name = "payments"
+    tcb_statuses = ["UpToDate", "OutOfDate"]
+
+    [[enclaves]]
+    mr_enclave = "{H32}"
+
+    [[enclaves]]
+    mr_signer = "{H32}"
+    isv_prod_id = 1
+    min_isv_svn = 2
+    """
+    same = policy(name="payments", tcb_statuses=["UpToDate", "OutOfDate"], enclaves=[ENCLAVE, SIGNER])
+    assert Policy.from_toml(text) == same
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("version =", id="syntax"),
+        pytest.param("version = 1\nversion = 1", id="duplicate"),
+        pytest.param("a = " + "[" * 5000, id="depth"),
+        pytest.param("version = 1\nenclaves = 2026-01-01", id="date"),
+        pytest.param("", id="empty"),
+    ],
+)
+def test_toml_that_is_refused(text):
+    with pytest.raises(FormatError) as refusal:
+        Policy.from_toml(text)
+    assert refusal.value.code == "policy.malformed"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "json.malformed"),
+        ("[]", "policy.malformed"),
+        ('{"version": 1, "version": 1}', "json.duplicate-key"),
+        ('{"version": NaN}', "json.malformed"),
+        ('{"version": 1, "name": "\\ud800", "tcb_statuses": ["\\ud800"], "enclaves": []}', "policy.malformed"),
+    ],
+    ids=["empty", "array", "duplicate", "nan", "surrogate"],
+)
+def test_json_that_is_refused(text, code):
+    with pytest.raises(FormatError) as refusal:
+        Policy.from_json(text)
+    assert refusal.value.code == code
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param({"version": 2}, id="version"),
+        pytest.param({"version": "1"}, id="version-text"),
+        pytest.param({"enclaves": []}, id="no-enclave"),
+        pytest.param({"enclaves": ENCLAVE}, id="enclaves-an-object"),
+        pytest.param({"unknown": 1}, id="unknown-member"),
+        pytest.param({"enclaves": [{**ENCLAVE, "mrenclave": H32}]}, id="unknown-member-of-a-rule"),
+        pytest.param({"tcb_statuses": []}, id="no-status"),
+        pytest.param({"tcb_statuses": ["Fine"]}, id="unknown-status"),
+        pytest.param({"tcb_statuses": ["UpToDate", "Revoked"]}, id="revoked"),
+        pytest.param({"enclaves": [{}]}, id="rule-empty"),
+        pytest.param({"enclaves": [{"name": "x"}]}, id="rule-of-a-name"),
+        pytest.param({"enclaves": [{"mr_signer": H32}]}, id="signer-alone"),
+        pytest.param({"enclaves": [{"mr_signer": H32, "isv_prod_id": 1}]}, id="signer-without-svn"),
+        pytest.param({"enclaves": [{"mr_signer": H32, "min_isv_svn": 1}]}, id="signer-without-product"),
+        pytest.param({"enclaves": [{"isv_prod_id": 1, "min_isv_svn": 1}]}, id="no-signer"),
+        pytest.param({"enclaves": [{"mr_enclave": H48}]}, id="mr-enclave-48-bytes"),
+        pytest.param({"enclaves": [{"mr_enclave": ""}]}, id="mr-enclave-empty"),
+        pytest.param({"enclaves": [{**SIGNER, "mr_signer": H32[2:]}]}, id="mr-signer-31-bytes"),
+        pytest.param({"enclaves": [{"mr_td": H32}]}, id="mr-td-32-bytes"),
+        pytest.param({"enclaves": [{"mr_td": H48, **ENCLAVE}]}, id="mr-td-and-mr-enclave"),
+        pytest.param({"enclaves": [{"mr_td": H48, "mr_signer": H32}]}, id="mr-td-and-mr-signer"),
+        pytest.param({"enclaves": [{"mr_td": H48, "min_isv_svn": 1}]}, id="mr-td-and-isv-svn"),
+        pytest.param({"enclaves": [{**SIGNER, "isv_prod_id": 65536}]}, id="isv-prod-id-65536"),
+        pytest.param({"enclaves": [{**SIGNER, "min_isv_svn": -1}]}, id="isv-svn-negative"),
+        pytest.param({"enclaves": [{"mr_enclave": "zz" * 32}]}, id="not-hex"),
+        pytest.param({"enclaves": [{"mr_enclave": 7}]}, id="hex-a-number"),
+        pytest.param({"report_data": "00" * 65}, id="report-data-65-bytes"),
+        pytest.param({"attributes": {"mask": "ff" * 15, "value": "00" * 16}}, id="mask-15-bytes"),
+        pytest.param({"attributes": {"mask": "ff" * 16, "value": "00" * 17}}, id="value-17-bytes"),
+        pytest.param({"attributes": {"mask": "ff" * 16}}, id="mask-without-value"),
+        pytest.param({"attributes": {"mask": "00" * 16, "value": "01" + "00" * 15}}, id="value-outside-its-mask"),
+        pytest.param({"misc_select": {"mask": "ff" * 5, "value": "00" * 5}}, id="misc-select-5-bytes"),
+        pytest.param({"max_collateral_age_days": -1}, id="age-negative"),
+        pytest.param({"max_collateral_age_days": 10**9}, id="age-of-eras"),
+        pytest.param({"dangerously_accept_expired_collateral_days": 3651}, id="grace-of-11-years"),
+        pytest.param({"dangerously_allow_debug": "yes"}, id="debug-text"),
+        pytest.param({"min_tcb_evaluation_data_number": 1.5}, id="number-fraction"),
+    ],
+)
+def test_documents_that_are_refused(members):
+    assert refusal_of(**members).found
+
+
+def test_a_refusal_names_the_rule():
+    assert "enclaves[1].mr_enclave" in str(refusal_of(enclaves=[ENCLAVE, {"mr_enclave": "00"}]).found)
+
+
+def test_report_data_of_64_bytes_is_taken_as_it_is():
+    assert policy(report_data="07" * 64).expected_report_data == b"\x07" * 64
+
+
+def test_it_stands_at_the_top_of_the_package():
+    assert kubenclave.Policy is Policy
