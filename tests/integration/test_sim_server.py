@@ -407,6 +407,7 @@ def test_the_end_of_the_server_ends_all_enclaves(short_tmp):
     with serving(short_tmp) as running:
         enclave = running.enclave()
         idle = running.raw()
+        eventually(lambda: running.server.connections == 2)
     with enclave, idle:
         with pytest.raises(UnreachableError):
             enclave.key(SEAL)
