@@ -144,6 +144,7 @@ def test_without_namespaces_the_environment_says_where_things_are_and_it_is_said
     script = "import os; print(os.environ['GRANTED'], os.environ['KUBENCLAVE_AESM_SOCKET'])"
     done = run(up, "--epc", "1Mi", "--isolation", "environment", "--", sys.executable, "-c", script)
     assert done.stdout == f"{up.state.aesm_directory} {up.state.aesm_socket}\n"
+    assert "WARNING: NOT ISOLATED, as asked" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to take namespaces away")

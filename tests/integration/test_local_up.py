@@ -299,13 +299,17 @@ def test_a_daemon_that_cannot_start_ends_all_of_it_with_the_reason(short_tmp):
     assert sockets_in(state) == []
 
 
-def test_it_is_ready_within_two_seconds(short_tmp):
+def test_it_is_ready_within_two_seconds(short_tmp, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("COVERAGE")]:
+        monkeypatch.delenv(name)  # measured as it is, not while it is being traced
     seconds = []
-    for attempt in range(5):  # one quiet moment is enough: others use this machine too
+    for attempt in range(4):  # one quiet moment is enough
         with started(short_tmp / f"s{attempt}") as up:
             seconds.append(up.wait_ready().seconds)
         if seconds[-1] < READY_WITHIN:
             return
+    if os.getloadavg()[0] > (os.cpu_count() or 1):
+        pytest.skip(f"this machine is too busy to tell: ready after {seconds}")
     pytest.fail(f"ready after {seconds}")
 
 

@@ -22,7 +22,7 @@ from kubenclave.sgx.epc import AZURE_EPC_RESOURCE, ENCLAVE_RESOURCE, MIB
 from kubenclave.wire.metrics import Metrics
 from tests.integration.grpc_kubelet import GrpcKubelet, eventually
 
-QUICK = Timing(poll=0.05, register=5.0, opened=0.5, first_retry=0.02, last_retry=0.1, stable=0.2)
+QUICK = Timing(poll=0.05, register=10.0, opened=10.0, first_retry=0.02, last_retry=0.1, stable=0.2)
 MACHINE = Inventory(
     DriverFlavour.IN_KERNEL,
     (DeviceNode("/dev/sgx_enclave", DeviceKind.ENCLAVE, 10, 125, 0o666, 0, 0),),
@@ -182,7 +182,7 @@ def test_a_refused_registration_is_tried_again(kubelet, short_tmp):
 
 @pytest.mark.parametrize("listens", [pytest.param(False, id="nobody"), pytest.param(True, id="mute")])
 def test_a_kubelet_that_does_not_answer_is_tried_again(kubelet, short_tmp, listens):
-    with session(short_tmp, timing=replace(QUICK, register=0.1)) as plugin:
+    with session(short_tmp, timing=replace(QUICK, register=0.5)) as plugin:
         with socket.socket(socket.AF_UNIX) as mute:
             mute.bind(str(short_tmp / "kubelet.sock"))
             if listens:
@@ -194,7 +194,7 @@ def test_a_kubelet_that_does_not_answer_is_tried_again(kubelet, short_tmp, liste
 
 def test_a_kubelet_that_never_asks_for_the_list_is_registered_with_again(kubelet, short_tmp):
     kubelet.silent = True
-    with kubelet.running(), session(short_tmp, timing=replace(QUICK, opened=0.05)) as plugin:
+    with kubelet.running(), session(short_tmp, timing=replace(QUICK, opened=0.3)) as plugin:
         eventually(lambda: kubelet.count(ENCLAVE_RESOURCE) >= 2)
         assert not plugin.held
         kubelet.silent = False

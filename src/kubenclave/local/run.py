@@ -40,6 +40,7 @@ class Outcome(msgspec.Struct, tag="outcome"):
     exit_code: int = 0
 
 
+_BY_ENVIRONMENT: Final = "granted sockets are passed by environment, and nothing else is out of reach"
 _ANSWERS: Final = msgspec.json.Encoder()
 _OUTCOMES: Final = msgspec.json.Decoder(Outcome | Refused)
 
@@ -64,6 +65,8 @@ def run(
             say(f"note: {note}")
         if granted.simulated and granted.epc:
             say("SIMULATED platform: nothing is protected by hardware")
+        if isolation is Isolation.ENVIRONMENT:
+            say(f"WARNING: NOT ISOLATED, as asked: {_BY_ENVIRONMENT}")
         run_of_pod = _PodRun(granted, isolation, say, output_to_stderr=output_to_stderr)
         containers = tuple(zip(granted.containers, programs, strict=True))
         answer = guard.guarded(
@@ -164,7 +167,7 @@ class _PodRun:
                 if isolation is Isolation.NAMESPACE or error.code != "sandbox.forbidden":
                     raise
                 self._say(f"WARNING: NOT ISOLATED: {error}")
-                self._say("WARNING: granted sockets are passed by environment, and nothing else is out of reach")
+                self._say(f"WARNING: {_BY_ENVIRONMENT}")
                 self.outcome.isolation = Isolation.ENVIRONMENT
             else:
                 self.outcome.isolation = Isolation.NAMESPACE
