@@ -54,6 +54,7 @@ coverage: $(DEV)
 wheel-test: $(DEV) ## all tests against the built wheel in place of the sources
 	@rm -rf .cache/wheel && $(BIN)/python -m hatchling build -t wheel -d .cache/wheel >/dev/null 2>&1
 	@$(BIN)/python -m zipfile -e .cache/wheel/*.whl .cache/wheel/unpacked
+	@echo "==> pytest against $$(ls .cache/wheel/*.whl)"
 	@PYTHONPATH=$(CURDIR)/.cache/wheel/unpacked $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 fuzz: $(DEV) ## every parser against garbage, FUZZ_EXAMPLES (20000) times each
@@ -63,7 +64,7 @@ bench: $(DEV) ## figures of docs/benchmarks.md, with their peers in the same run
 	@$(BIN)/python -m benchmarks --json .cache/benchmarks.json $(BENCH_ARGS)
 
 vectors: $(DEV) ## make the project's own vectors anew (they are checked in)
-	@$(BIN)/python vectors/generate.py
+	@$(BIN)/python -m vectors.generate
 
 proto: $(DEV) ## make src/kubenclave/_proto anew (it is checked in)
 	@$(BIN)/python tools/generate_proto.py
