@@ -125,7 +125,7 @@ def test_ended_early_it_leaves_nothing_behind(numbers, step, temporary):
     for number in numbers:
         child.send_signal(number)
     _, said = child.communicate(timeout=30)
-    assert child.returncode == 130
+    assert child.returncode == 130, said
     assert "Traceback" not in said
 
 

@@ -254,13 +254,15 @@ def test_completion_script(shell, capfd):
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
-def test_bash_takes_the_script_and_completes_with_it(capfd):
+def test_bash_takes_the_script_and_completes_with_it(tmp_path, capfd):
     main.run(["completion", "bash"])
     script = capfd.readouterr().out
-    program = f'kubenclave() {{ "{sys.executable}" -m kubenclave "$@"; }}\n'
-    ask = "COMP_WORDS=(kubenclave quo); COMP_CWORD=1; _kubenclave_completion kubenclave; echo ${COMPREPLY[@]}"
+    program = tmp_path / "kubenclave"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m kubenclave "$@"\n')
+    program.chmod(0o755)
+    ask = f"COMP_WORDS=(kubenclave quo); COMP_CWORD=1; _kubenclave_completion {program}; echo ${{COMPREPLY[@]}}"
     done = subprocess.run(
-        ["bash", "-c", f"{program}{script}\ncomplete -p kubenclave && {ask}"],
+        ["bash", "-c", f"{script}\ncomplete -p kubenclave && {ask}"],
         check=False,
         capture_output=True,
         text=True,
