@@ -247,12 +247,12 @@ def test_the_helper_serves_what_the_library_makes_and_survives_its_crash(library
 
 
 def test_the_helper_replaces_a_worker_whose_library_hangs(library, tmp_path, short_tmp):
-    limits = ("--answer-seconds", "0.3", "--stall-seconds", "1")
+    limits = ("--answer-seconds", "0.3", "--stall-seconds", "3")
     with helper(short_tmp, "--library", str(library), *limits, worker=None, backend="dcap") as one:
         order(tmp_path, "quote hang")
         assert error_of(one.socket, quote()) is AesmError.BUSY
         order(tmp_path)
-        until(lambda: one.metric("kubenclave_quote_worker_restarts_total") == 1)
+        until(lambda: one.metric("kubenclave_quote_worker_restarts_total") >= 1)
         one.wait_ready()
         assert error_of(one.socket, quote()) is AesmError.SUCCESS
 

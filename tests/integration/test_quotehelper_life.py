@@ -223,17 +223,17 @@ def test_a_worker_that_talks_nonsense_is_replaced(short_tmp, words):
 
 
 def test_a_hanging_worker_is_replaced_and_its_clients_do_not_wait_for_that(short_tmp):
-    with helper(short_tmp, "--answer-seconds", "0.2", "--stall-seconds", "1.5", "--in-flight", "1") as one:
+    with helper(short_tmp, "--answer-seconds", "0.2", "--stall-seconds", "3", "--in-flight", "1") as one:
         with connect(one.socket) as hanging, connect(one.socket) as queued:
             hanging.sendall(aesm.encode_request(quote("hang")))
             queued.sendall(aesm.encode_request(quote("good")))
             started = time.monotonic()
             for peer in (hanging, queued):
                 assert aesm.decode_reply(rest(peer)[4:], quote()) == aesm.Refusal(quote(), AesmError.BUSY)
-            assert time.monotonic() - started < 1.4
+            assert time.monotonic() - started < 2.5
         assert error_of(one.socket, quote()) is AesmError.BUSY  # at once: nothing is put behind what hangs
         assert error_of(one.socket, SIZE) is AesmError.SUCCESS
-        until(lambda: one.metric("kubenclave_quote_worker_restarts_total") == 1)
+        until(lambda: one.metric("kubenclave_quote_worker_restarts_total") >= 1)
         one.wait_ready()
         assert error_of(one.socket, quote()) is AesmError.SUCCESS
         assert error_of(one.socket, quote()) is AesmError.SUCCESS

@@ -14,7 +14,7 @@ import pytest
 
 from kubenclave.errors import PlatformError
 from kubenclave.node.quotehelper import place
-from kubenclave.node.quotehelper.main import worker_command
+from kubenclave.node.quotehelper.main import QuoteHelper, worker_command
 from kubenclave.node.quotehelper.options import parse
 from kubenclave.node.quotehelper.place import Occupant, Place, TakeOver, occupant
 from kubenclave.node.quotehelper.worker import Worker, WorkerState
@@ -119,6 +119,33 @@ def test_a_worker_that_closes_its_stream_and_stays_is_killed():
         await eventually(lambda: restarts.get() == 1)
 
     with_worker(dialogue, *held("os.close(int(sys.argv[2])); time.sleep(60)"))
+
+
+def test_requests_that_a_worker_never_read_fail_with_its_end():
+    async def dialogue(worker: Worker, restarts: Counter) -> None:
+        await worker.wait_up()
+        reply = await worker.ask(Op.INIT)
+        assert reply.error is AesmError.BUSY
+        worker.call(Op.INIT, b"", lambda _: None)
+        await eventually(lambda: restarts.get() >= 1)
+
+    with_worker(dialogue, *held("time.sleep(0.2); os._exit(1)"))
+
+
+def test_a_helper_without_a_health_socket(short_tmp):
+    async def run() -> None:
+        stop = asyncio.Event()
+        arguments = ["--backend", "simulated", "--socket", str(short_tmp / "a")]
+        one = QuoteHelper(parse(arguments), TEST)
+        running = asyncio.ensure_future(one.run(stop))
+        await eventually(lambda: not one.reasons)
+        assert await occupant(short_tmp / "a") is Occupant.HELPER
+        assert one.routes()["/readyz"]()[0] == 200
+        stop.set()
+        await running
+        assert await occupant(short_tmp / "a") is Occupant.NOBODY
+
+    asyncio.run(run())
 
 
 def test_the_command_of_each_backend():
