@@ -260,3 +260,67 @@ def test_the_client_needs_no_cryptography():
     script = "import sys, kubenclave.platform.simcpu; print('cryptography' in sys.modules, 'asyncio' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"
+
+
+def test_processes_that_share_an_enclave_take_turns(pair):
+    enclave, peer = pair
+    decoder = FrameDecoder(simcpu.decode_request, simcpu.MAX_FRAME)
+    processes, each = 4, 25
+    script = f"""import os
+from kubenclave.platform.simcpu import Enclave
+enclave = Enclave.inherited(os.environ)
+for number in range({each}):
+    data = os.getpid().to_bytes(64, "little")
+    assert enclave.report(bytes(512), data)[:64] == data
+"""
+
+    def serve() -> None:
+        for _ in range(processes * each):
+            requests: list[simcpu.Request] = []
+            while not requests:
+                requests = decoder.feed(peer.recv(1 << 16))
+            (request,) = requests
+            assert isinstance(request, simcpu.MakeReport)
+            peer.sendall(simcpu.encode_reply(Reply(Code.SUCCESS, request.report_data * 6 + bytes(48))))
+
+    server = threading.Thread(target=serve)
+    server.start()
+    number = enclave.hand_down()
+    env = {**os.environ, ENCLAVE_VARIABLE: str(number)}
+    started = [subprocess.Popen([sys.executable, "-c", script], env=env, pass_fds=[number]) for _ in range(processes)]
+    assert [process.wait(30) for process in started] == [0] * processes
+    server.join()
+
+
+def test_a_process_that_does_not_finish_is_not_waited_for_for_ever():
+    ours, theirs = socket.socketpair()
+    script = "import fcntl, sys; fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX); print('locked', flush=True); input()"
+    with theirs, Enclave(ours, timeout=0.05) as enclave:
+        number = enclave.hand_down()
+        with subprocess.Popen(
+            [sys.executable, "-c", script, str(number)],
+            pass_fds=[number],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"locked\n"
+            with pytest.raises(UnreachableError, match="another process does not finish"):
+                enclave.status()
+            other.communicate(b"\n")
+
+
+def test_a_thread_that_does_not_finish_is_not_waited_for_for_ever():
+    ours, theirs = socket.socketpair()
+    with theirs, Enclave(ours, timeout=0.05) as enclave:
+        enclave._turn.acquire()
+        with pytest.raises(UnreachableError, match="another thread does not finish"):
+            enclave.status()
+
+
+def test_a_reply_that_somebody_left_behind_is_nobody_elses(pair):
+    enclave, peer = pair
+    peer.sendall(simcpu.encode_reply(Reply(Code.SUCCESS, CpuStatus(1, 1, bytes(16)).build())))
+    for _ in range(2):
+        with pytest.raises(UnreachableError):
+            enclave.status()

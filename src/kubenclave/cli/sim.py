@@ -25,6 +25,7 @@ _PALS: Final = (
     "/usr/lib64/gramine/sgx/libpal.so",
     "/usr/local/lib/x86_64-linux-gnu/gramine/sgx/libpal.so",
 )
+_MAX_EXECUTABLE: Final = 512 << 20
 _PASSERBY: Final = b"SIMULATED enclave of 'kubenclave sim report'. It protects nothing."
 
 _state_option = click.option(
@@ -343,7 +344,8 @@ def _identity(
     described = [each for each in (manifest, sgxs, mr_enclave) if each is not None]
     if not described and sigstruct is None and libpal is None and pages is None:
         terms = loader.Terms(isv_prod_id=isv_prod_id, isv_svn=isv_svn, debug=debug)
-        return loader.of_content(kit.read_input(executable, what="executable"), terms, _signer(key))
+        content = kit.read_input(executable, what="executable", limit=_MAX_EXECUTABLE)
+        return loader.of_content(content, terms, _signer(key))
     if len(described) != 1 or sigstruct is None:
         raise UsageError(
             "an enclave is described by one of --manifest, --sgxs, --mr-enclave, and by --sigstruct",

@@ -6,8 +6,10 @@ Every simulated enclave is reached through here: the quoting enclave, workloads,
 
 import fcntl
 import os
+import select
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,6 +44,7 @@ DEFAULT_TIMEOUT: Final = 15.0
 DEFAULT_ATTRIBUTES: Final = Attributes(AttributeFlags.MODE64BIT, Xfrm.X87 | Xfrm.SSE)
 
 _RECEIVE: Final = 64 * 1024
+_LOCK_PAUSE: Final = 0.001
 _HINTS: Final = {
     Code.OUT_OF_EPC: "end another enclave, or start the platform with more EPC",
     Code.INVALID_MEASUREMENT: "the SIGSTRUCT is of another build: sign what is being loaded",
@@ -66,6 +69,7 @@ class Enclave:
     def __init__(self, connection: socket.socket, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Take over a connected socket; ``timeout`` in seconds for each step of an exchange."""
         self._socket: Final = connection
+        self._timeout: Final = timeout
         self._turn: Final = threading.Lock()
         connection.settimeout(timeout)
 
@@ -194,7 +198,7 @@ class Enclave:
     def _ask(self, request: simcpu.Request) -> bytes:
         frame = simcpu.encode_request(request)
         try:
-            with self._turn, _alone(self._socket):
+            with self._alone():
                 reply = self._exchange(frame)
         except OSError as error:
             raise _unreachable(f"the SIMULATED CPU does not answer: {error.strerror or error}") from error
@@ -202,9 +206,28 @@ class Enclave:
             raise _refused(simcpu.op_of(request), reply)
         return reply.check(request)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep out other threads, and other processes that hold the same connection: they would get our replies."""
+        end = time.monotonic() + self._timeout
+        if not self._turn.acquire(timeout=self._timeout):
+            raise TimeoutError("another thread does not finish")
+        try:
+            while not _locked(self._socket):
+                if time.monotonic() > end:
+                    raise TimeoutError("another process does not finish")
+                time.sleep(_LOCK_PAUSE)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._socket, fcntl.LOCK_UN)
+        finally:
+            self._turn.release()
+
     def _exchange(self, frame: bytes) -> simcpu.Reply:
         decoder = FrameDecoder(simcpu.decode_reply, simcpu.MAX_FRAME)
         try:
+            self._check_silence()
             self._socket.sendall(frame)
             while data := self._socket.recv(_RECEIVE):
                 if replies := decoder.feed(data):
@@ -214,6 +237,13 @@ class Enclave:
             self._break()
             raise
         raise _unreachable("the SIMULATED CPU has ended this enclave")
+
+    def _check_silence(self) -> None:
+        """Raise ConnectionError when a reply waits for somebody who was killed before taking it."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        if poll.poll(0) and self._socket.recv(1, socket.MSG_PEEK):
+            raise ConnectionError("another process has left a reply behind")
 
     def _break(self) -> None:
         with suppress(OSError):
@@ -239,14 +269,13 @@ class SimulatedPlatform:
         )
 
 
-@contextmanager
-def _alone(connection: socket.socket) -> Iterator[None]:
-    """Keep other processes that hold the same connection out: their requests would get our replies."""
-    fcntl.lockf(connection, fcntl.LOCK_EX)
+def _locked(connection: socket.socket) -> bool:
+    """Try to lock a connection against other processes; there is no such lock that waits for a limited time."""
     try:
-        yield
-    finally:
-        fcntl.lockf(connection, fcntl.LOCK_UN)
+        fcntl.lockf(connection, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _refused(op: simcpu.Op, reply: simcpu.Reply) -> PlatformError:
