@@ -38,7 +38,7 @@ test: check pytest coverage ## everything that must hold before a change lands
 check: $(DEV) ## style, types and layers
 	@echo "==> ruff" && $(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
 	@echo "==> mypy" && $(BIN)/mypy --no-error-summary
-	@echo "==> layers" && $(BIN)/lint-imports --no-logo
+	@echo "==> layers" && $(BIN)/lint-imports --no-logo --no-cache
 
 pytest: $(DEV) ## the tests alone; PYTEST_ARGS="-k quote" for some of them
 	@echo "==> pytest"
