@@ -12,12 +12,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from kubenclave.cli import sim
+from kubenclave.cli import main, sim
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.platform.simcpu import Enclave
 from kubenclave.platform.simulated import enclaves
@@ -31,6 +32,28 @@ from tests import simulated_enclaves as made
 PROGRAM = [sys.executable, "-m", "kubenclave", "sim"]
 MIB = 1 << 20
 TRUE = shutil.which("true") or "/bin/true"
+
+
+class Ended(NamedTuple):
+    """How a command line in this process has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def inside(capsys, monkeypatch, tmp_path):
+    """Return how to run a command that does not become another program, without a process of its own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "no-state"))
+    monkeypatch.delenv("KUBENCLAVE_SIM_CPU", raising=False)
+    monkeypatch.delenv("KUBENCLAVE_SIM_ENCLAVE", raising=False)
+
+    def run(*words: str) -> Ended:
+        code = main.run(["sim", *words])
+        return Ended(code, *capsys.readouterr())
+
+    return run
 
 
 class Simulator:
@@ -155,18 +178,16 @@ def test_a_second_simulator_with_the_same_state(simulator):
         assert enclave.status().epc_total == 16 * MIB
 
 
-def test_start_refuses_a_foreign_state(short_tmp):
+def test_start_refuses_a_foreign_state(inside, short_tmp):
     (short_tmp / "platform.json").write_text("{}")
-    done = subprocess.run([*PROGRAM, "start", "--state", str(short_tmp)], capture_output=True, text=True, check=False)
+    done = inside("start", "--state", str(short_tmp))
     assert done.returncode == 3
     assert "simstate.foreign" in done.stderr
 
 
 @pytest.mark.parametrize("size", ["1Ki", "much", "-4Ki", "1.5"])
-def test_start_refuses_sizes(short_tmp, size):
-    done = subprocess.run(
-        [*PROGRAM, "start", "--state", str(short_tmp), "--epc", size], capture_output=True, text=True, check=False
-    )
+def test_start_refuses_sizes(inside, short_tmp, size):
+    done = inside("start", "--state", str(short_tmp), "--epc", size)
     assert done.returncode == 2
     assert "cli.misuse" in done.stderr
     assert not list(short_tmp.iterdir())
@@ -224,19 +245,17 @@ def test_a_debug_enclave_says_so(simulator):
     assert " DEBUG" in done.stderr
 
 
-def test_a_report_of_a_passing_enclave(simulator):
-    words = report_words(simulator.folder)[len(PROGRAM) :]
-    done = simulator.command(*words, "--key", str(simulator.key))
+def test_a_report_of_a_passing_enclave(inside, simulator, tmp_path):
+    words = report_words(tmp_path)[len(PROGRAM) :]
+    done = inside(*words, "--key", str(simulator.key), "--cpu-socket", str(simulator.socket))
     assert done.returncode == 0, done.stderr
     assert not json.loads(done.stdout)["inherited"]
-    assert len((simulator.folder / "report").read_bytes()) == 432
+    assert len((tmp_path / "report").read_bytes()) == 432
 
 
-def test_a_report_for_a_target_that_is_none(simulator):
-    (simulator.folder / "ti").write_bytes(bytes(511))
-    done = simulator.command(
-        "report", "--target-info", str(simulator.folder / "ti"), "--report-data", "00", "--out", "-"
-    )
+def test_a_report_for_a_target_that_is_none(inside, tmp_path):
+    (tmp_path / "ti").write_bytes(bytes(511))
+    done = inside("report", "--target-info", str(tmp_path / "ti"), "--report-data", "00", "--out", "-")
     assert done.returncode == 3
     assert "format.size" in done.stderr
 
@@ -267,34 +286,28 @@ def test_run_of_a_measurement_with_its_sigstruct(simulator):
         pytest.param({"attributes": Attributes(4 | 8, 3)}, "simcpu.general-protection", id="reserved-attribute"),
     ],
 )
-def test_run_refuses_with_the_reason_of_the_cpu(simulator, terms, code):
-    sig = signed_file(simulator.folder, **terms)
-    done = simulator.command(
-        "run", "--mr-enclave", made.MR_ENCLAVE.hex(), "--sigstruct", sig, "--", "sh", "-c", "echo ran"
-    )
+def test_run_refuses_with_the_reason_of_the_cpu(inside, simulator, terms, code):
+    mine = ["--mr-enclave", made.MR_ENCLAVE.hex(), "--sigstruct", signed_file(simulator.folder, **terms)]
+    done = inside("run", "--cpu-socket", str(simulator.socket), *mine, "--", "sh", "-c", "echo ran")
     assert (done.returncode, done.stdout) == (5, "")
     assert code in done.stderr
 
 
-def test_run_refuses_a_sigstruct_whose_signature_is_broken(simulator):
+@pytest.mark.parametrize(
+    ("damage", "exit_code", "code"),
+    [
+        pytest.param(lambda good: good[:1026] + b"\1" + good[1027:], 5, "simcpu.invalid-signature", id="changed"),
+        pytest.param(lambda good: bytes(len(good)), 5, "simcpu.invalid-sig-struct", id="zeros"),
+        pytest.param(lambda good: good[:99], 3, "format.value", id="short"),
+    ],
+)
+def test_run_refuses_a_sigstruct_that_is_broken(inside, simulator, damage, exit_code, code):
     sig = Path(signed_file(simulator.folder))
-    content = bytearray(sig.read_bytes())
-    content[1026] ^= 1
-    sig.write_bytes(content)
-    done = simulator.command(
-        "run", "--mr-enclave", made.MR_ENCLAVE.hex(), "--sigstruct", str(sig), "--", "sh", "-c", "echo ran"
-    )
-    assert (done.returncode, done.stdout) == (5, "")
-    assert "simcpu.invalid-signature" in done.stderr
-
-
-def test_run_refuses_a_sigstruct_that_is_none(simulator):
-    sig = simulator.folder / "app.sig"
-    for content, exit_code, code in ((bytes(1808), 5, "simcpu.invalid-sig-struct"), (bytes(99), 3, "format.value")):
-        sig.write_bytes(content)
-        done = simulator.command("run", "--mr-enclave", "00" * 32, "--sigstruct", str(sig), "--", TRUE)
-        assert done.returncode == exit_code, done.stderr
-        assert code in done.stderr
+    sig.write_bytes(damage(sig.read_bytes()))
+    mine = ["--mr-enclave", made.MR_ENCLAVE.hex(), "--sigstruct", str(sig)]
+    done = inside("run", "--cpu-socket", str(simulator.socket), *mine, "--", "sh", "-c", "echo ran")
+    assert (done.returncode, done.stdout) == (exit_code, "")
+    assert code in done.stderr
 
 
 def test_run_of_gramine_enclaves(short_tmp, shared_data):
@@ -332,36 +345,30 @@ def test_run_of_an_sgxs_stream(simulator, shared_data):
         pytest.param([], id="no-command"),
     ],
 )
-def test_run_refuses_options_that_contradict_one_another(words):
-    done = subprocess.run([*PROGRAM, "run", *words], capture_output=True, text=True, check=False)
+def test_run_refuses_options_that_contradict_one_another(inside, words):
+    done = inside("run", *words)
     assert done.returncode == 2
     assert "cli.misuse" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["00", "zz" * 32, ""])
-def test_run_refuses_what_is_no_measurement(short_tmp, text):
-    sig = signed_file(short_tmp)
-    done = subprocess.run(
-        [*PROGRAM, "run", "--mr-enclave", text, "--sigstruct", sig, "--", TRUE],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_run_refuses_what_is_no_measurement(inside, short_tmp, text):
+    done = inside("run", "--mr-enclave", text, "--sigstruct", signed_file(short_tmp), "--", TRUE)
     assert done.returncode == 2
     assert "64 hexadecimal digits" in done.stderr
 
 
-def test_run_without_gramine_asks_for_its_pal(short_tmp):
+def test_run_without_gramine_asks_for_its_pal(inside, short_tmp):
     if any(Path(path).exists() for path in sim._PALS):
         pytest.skip("Gramine is installed here")
     words = ["--manifest", signed_file(short_tmp), "--sigstruct", signed_file(short_tmp)]
-    done = subprocess.run([*PROGRAM, "run", *words, "--", TRUE], capture_output=True, text=True, check=False)
+    done = inside("run", *words, "--", TRUE)
     assert done.returncode == 2
     assert "sim.no-pal" in done.stderr
 
 
-def test_run_of_a_command_that_is_not_there(simulator):
-    done = simulator.command("run", "--", "no-such-command")
+def test_run_of_a_command_that_is_not_there(inside):
+    done = inside("run", "--", "no-such-command")
     assert done.returncode == 2
     assert "sim.no-command" in done.stderr
 
@@ -375,48 +382,24 @@ def test_run_of_a_script_without_an_interpreter(simulator):
     assert "sim.no-command" in done.stderr
 
 
-def test_run_without_a_cpu(short_tmp):
-    done = subprocess.run(
-        [
-            *PROGRAM,
-            "run",
-            "--state",
-            str(short_tmp),
-            "--mr-enclave",
-            "00" * 32,
-            "--sigstruct",
-            signed_file(short_tmp),
-            "--",
-            TRUE,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_run_without_a_cpu(inside, short_tmp):
+    mine = ["--mr-enclave", "00" * 32, "--sigstruct", signed_file(short_tmp)]
+    done = inside("run", "--state", str(short_tmp), *mine, "--", TRUE)
     assert done.returncode == 4
     assert "simcpu.unreachable" in done.stderr
 
 
-@pytest.mark.parametrize("where", ["cpu-socket", "state", "variable", "user"])
-def test_run_finds_the_cpu(short_tmp, where):
-    place = short_tmp / "state" / "kubenclave" / "sim"
-    simulator = Simulator(short_tmp)
-    try:
-        place.parent.mkdir(parents=True)
-        place.symlink_to(simulator.state)
-        words = {"cpu-socket": ["--cpu-socket", str(simulator.socket)], "state": ["--state", str(simulator.state)]}
-        env = {**simulator.env, **({"KUBENCLAVE_SIM_CPU": str(simulator.socket)} if where == "variable" else {})}
-        mine = ["--mr-enclave", made.MR_ENCLAVE.hex(), "--sigstruct", signed_file(short_tmp)]
-        done = subprocess.run(
-            [*PROGRAM, "run", *words.get(where, []), *mine, "--", TRUE],
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-    finally:
-        simulator.stop()
+@pytest.mark.parametrize("where", ["variable", "user"])
+def test_run_finds_the_cpu(simulator, tmp_path, short_tmp, where):
+    env = {**simulator.env, "XDG_STATE_HOME": str(tmp_path if where == "variable" else short_tmp)}
+    if where == "variable":
+        env["KUBENCLAVE_SIM_CPU"] = str(simulator.socket)
+    else:
+        (short_tmp / "kubenclave").mkdir()
+        (short_tmp / "kubenclave" / "sim").symlink_to(simulator.state)
+    mine = ["--mr-enclave", made.MR_ENCLAVE.hex(), "--sigstruct", signed_file(tmp_path)]
+    done = subprocess.run([*PROGRAM, "run", *mine, "--", TRUE], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_enclave_ends_with_the_command(simulator):
@@ -468,29 +451,18 @@ def test_a_damaged_state_is_said_once_and_the_old_one_goes_on(own):
     assert own.stop().count("state.unreadable") == 1
 
 
-def test_tcb_of_no_platform_and_of_no_state(short_tmp):
+def test_tcb_of_no_platform_and_of_no_state(inside, short_tmp):
     for words, code in ((["--state", str(short_tmp)], "simstate.absent"), (["splendid"], "cli.misuse")):
-        done = subprocess.run([*PROGRAM, "tcb", *words], capture_output=True, text=True, check=False)
+        done = inside("tcb", *words)
         assert done.returncode == 2
         assert code in done.stderr
 
 
-def test_collateral_in_the_form_of_the_verifier(simulator):
-    folder = simulator.folder
-    out, root, chain = folder / "c.json", folder / "root.der", folder / "pck.pem"
-    done = simulator.command(
-        "collateral",
-        "--out",
-        str(out),
-        "--root",
-        str(root),
-        "--pck-chain",
-        str(chain),
-        "--at",
-        "2026-03-01T00:00:00Z",
-        "--output",
-        "json",
-    )
+def test_collateral_in_the_form_of_the_verifier(inside, simulator, tmp_path):
+    out, root, chain = tmp_path / "c.json", tmp_path / "root.der", tmp_path / "pck.pem"
+    files = ["--out", str(out), "--root", str(root), "--pck-chain", str(chain)]
+    state = ["--state", str(simulator.state)]
+    done = inside("collateral", *state, *files, "--at", "2026-03-01T00:00:00Z", "--output", "json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert (document["simulated"], document["tcb"], document["at"]) == (True, "up-to-date", "2026-03-01T00:00:00Z")
@@ -507,11 +479,11 @@ def test_collateral_alone(simulator):
     assert "SIMULATED" in done.stderr
 
 
-def test_stdout_takes_one_thing(simulator):
-    (simulator.folder / "ti").write_bytes(bytes(512))
-    ti = str(simulator.folder / "ti")
+def test_stdout_takes_one_thing(inside, tmp_path):
+    (tmp_path / "ti").write_bytes(bytes(512))
+    ti = str(tmp_path / "ti")
     for words in (
         ("collateral", "--out", "-", "--output", "json"),
         ("report", "--target-info", ti, "--report-data", "00", "--out", "-", "--output", "json"),
     ):
-        assert simulator.command(*words).returncode == 2
+        assert inside(*words).returncode == 2

@@ -308,8 +308,10 @@ def _cpu(cpu_socket: str | None, state: str | None) -> Path:
     if state is not None:
         return socket_in(Path(state).absolute())
     usual = socket_path(os.environ)
+    if os.environ.get(CPU_SOCKET_VARIABLE) or usual.exists():
+        return usual
     own = locate(None, os.environ).cpu_socket
-    return own if CPU_SOCKET_VARIABLE not in os.environ and not usual.exists() and own.exists() else usual
+    return own if own.exists() else usual
 
 
 def _signer(key: str | None) -> Any:
