@@ -182,8 +182,9 @@ def test_a_crash_in_the_middle_of_requests_is_answered_and_mended(short_tmp):
         peers = [stack.enter_context(connect(one.socket)) for _ in range(20)]
         until(lambda: one.metric("kubenclave_aesm_open_connections") == len(peers))
         for number, peer in enumerate(peers):
-            request = quote("late 0.3" if number == 0 else "crash" if number == 1 else "good")
-            peer.sendall(aesm.encode_request(request))
+            peer.sendall(aesm.encode_request(quote({0: "late 1", 1: "crash"}.get(number, "good"))))
+            if number < 2:
+                until(lambda asked=number + 1: one.metric("kubenclave_quote_worker_calls") == asked)  # type: ignore[misc]
         assert len(rest(peers[0])) > 8192
         for peer in peers[1:]:
             assert aesm.decode_reply(rest(peer)[4:], quote()) == aesm.Refusal(quote(), AesmError.BUSY)
@@ -226,6 +227,7 @@ def test_a_hanging_worker_is_replaced_and_its_clients_do_not_wait_for_that(short
     with helper(short_tmp, "--answer-seconds", "0.2", "--stall-seconds", "3", "--in-flight", "1") as one:
         with connect(one.socket) as hanging, connect(one.socket) as queued:
             hanging.sendall(aesm.encode_request(quote("hang")))
+            until(lambda: one.metric("kubenclave_quote_worker_calls") == 1)
             queued.sendall(aesm.encode_request(quote("good")))
             started = time.monotonic()
             for peer in (hanging, queued):
@@ -467,7 +469,7 @@ def test_a_flood_of_requests_delays_itself_and_not_another_process(short_tmp):
             until(lambda: one.metric("kubenclave_aesm_queued_quotes") > 50)
             started = time.monotonic()
             assert error_of(one.socket, quote("other")) is AesmError.SUCCESS
-            assert time.monotonic() - started < 1.0  # the flood's own line takes twice that
+            assert time.monotonic() - started < 1.4  # the line of the flood takes longer
             assert one.metric("kubenclave_aesm_queued_quotes") > 20
             assert one.metric('kubenclave_aesm_requests_total{message="GetQuote",error="BUSY"}') >= 200
             flood.kill()

@@ -66,6 +66,7 @@ class QuoteHelper:
             "connections": gauge("kubenclave_aesm_open_connections", "AESM connections that are open"),
             "queued": gauge("kubenclave_aesm_queued_quotes", "Quotes that wait for the worker"),
             "worker": gauge("kubenclave_quote_worker_up", "Whether there is a worker process"),
+            "calls": gauge("kubenclave_quote_worker_calls", "Calls that the worker has not answered yet"),
         }
         gauge("kubenclave_quote_helper_info", "Backend", "backend").set(1, options.backend)
 
@@ -144,6 +145,7 @@ class QuoteHelper:
         self._gauges["connections"].set(self._server.connections)
         self._gauges["queued"].set(self._service.queued)
         self._gauges["worker"].set(self._worker.state is WorkerState.UP)
+        self._gauges["calls"].set(self._worker.outstanding)
         return self._metrics.render()
 
 
