@@ -9,12 +9,12 @@ import click
 
 from kubenclave import log
 from kubenclave.cli import kit
-from kubenclave.errors import FormatError, PlatformError, UsageError
+from kubenclave.cli.sizes import EpcSize
+from kubenclave.errors import PlatformError
 from kubenclave.local import up
 from kubenclave.local.control import Status
 from kubenclave.local.ledger import amount
 from kubenclave.local.state import StateDirectory, locate
-from kubenclave.sgx.epc import PAGE_SIZE, Quantity
 
 
 @click.command(
@@ -31,10 +31,12 @@ from kubenclave.sgx.epc import PAGE_SIZE, Quantity
     default=None,
     help="Use the SIMULATED platform, or insist on SGX (default: SGX if it is there).",
 )
-@click.option("--epc", default="128Mi", show_default=True, metavar="SIZE", help="EPC of the SIMULATED platform.")
+@click.option(
+    "--epc", type=EpcSize(), default="128Mi", show_default=True, metavar="SIZE", help="EPC of the SIMULATED platform."
+)
 @click.option("--grant-provision", is_flag=True, help="Grant the provisioning key to whoever asks for it.")
 @kit.output_option
-def command(*, state: str | None, simulated: bool | None, epc: str, grant_provision: bool) -> None:
+def command(*, state: str | None, simulated: bool | None, epc: int, grant_provision: bool) -> None:
     """Run agent, quote helper and a stand-in for the kubelet until Ctrl-C.
 
     With --output json one document on stdout says that everything is ready and where.
@@ -48,22 +50,12 @@ def command(*, state: str | None, simulated: bool | None, epc: str, grant_provis
             hint="kubenclave doctor node tells which layer is missing; --simulated needs none",
         )
     simulating = not usable if simulated is None else simulated
-    options = up.Options(directory, simulated=simulating, simulated_epc=_size(epc), provision=grant_provision)
+    options = up.Options(directory, simulated=simulating, simulated_epc=epc, provision=grant_provision)
     log.configure("up", simulated=simulating)
     if simulating:
         reason = "as asked" if simulated else "no usable SGX here"
         kit.warn(f"SIMULATED platform ({reason}): nothing is protected by hardware")
     asyncio.run(up.run(options, lambda status: kit.emit(_document(directory, status), _text(directory, status))))
-
-
-def _size(text: str) -> int:
-    try:
-        size = Quantity.parse(text).whole()
-    except FormatError as error:
-        raise UsageError(f"--epc: {error}", code="cli.misuse", hint="as in --epc 128Mi") from error
-    if size < PAGE_SIZE:
-        raise UsageError("--epc: less than a page", code="cli.misuse", expected="4Ki or more", found=text)
-    return size
 
 
 def _document(directory: StateDirectory, status: Status) -> dict[str, Any]:
