@@ -120,12 +120,14 @@ def test_ended_early_it_leaves_nothing_behind(numbers, step, temporary):
             break
     until = time.monotonic() + 10
     while not processes_in(Path(temporary["TMPDIR"])):
+        assert child.poll() is None, child.communicate()
         assert time.monotonic() < until, "it started nothing"
         time.sleep(0.01)
     for number in numbers:
         child.send_signal(number)
     _, said = child.communicate(timeout=30)
-    assert child.returncode == 130, said
+    # CPython ends by SIGINT itself when the interrupt came in the middle of an import; for a shell that is 130 too.
+    assert child.returncode in (130, -signal.SIGINT), said
     assert "Traceback" not in said
 
 

@@ -2,7 +2,10 @@
 """The demo's own machinery: steps that go wrong, hardware, commands that do not come up or do not end."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +17,7 @@ import pytest
 
 from kubenclave.cli import kit, main, scenes, stage
 from kubenclave.cli.scenes import StopError, Teller
-from kubenclave.cli.stage import Done, Stage, staged
+from kubenclave.cli.stage import Done, Interruptions, Stage, staged
 from kubenclave.errors import PlatformError, UnreachableError, UsageError
 from kubenclave.platform.simulated.signing import development_key
 
@@ -339,3 +342,38 @@ def test_a_long_name_of_the_temporary_folder_leaves_no_room_for_sockets(tmp_path
     monkeypatch.setattr("tempfile.tempdir", str(long))
     with staged(None, ()) as made:
         assert made.folder.parent == Path("/tmp")
+
+
+def test_an_interruption_waits_where_something_must_not_be_left_half_done():
+    interruptions = Interruptions()
+    done = []
+    with pytest.raises(KeyboardInterrupt), interruptions.installed(), interruptions.held():
+        with interruptions.held():
+            os.kill(os.getpid(), signal.SIGTERM)
+        done.append("outer")
+    assert done == ["outer"]
+
+
+def test_only_the_first_interruption_counts():
+    interruptions = Interruptions()
+    with interruptions.installed():
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGHUP)
+        with interruptions.held():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_signals_are_as_before_behind_it():
+    before = signal.getsignal(signal.SIGHUP)
+    with Interruptions().installed():
+        assert signal.getsignal(signal.SIGHUP) != before
+    assert signal.getsignal(signal.SIGHUP) == before
+
+
+def test_what_still_runs_is_ended_with_the_stage():
+    with pytest.raises(KeyError), staged(None, ()) as made:
+        (made.folder / "bin" / "kubenclave").write_text("#!/bin/sh\nexec sleep 60\n")
+        child = made._start(("up",), subprocess.DEVNULL, subprocess.DEVNULL)
+        raise KeyError
+    assert child.returncode == -signal.SIGTERM

@@ -361,11 +361,12 @@ def with_certification(kind: CertificationType, data: bytes) -> bytes:
     ("kind", "data", "said"),
     [
         (CertificationType.PCK_CERT_CHAIN, b"nonsense", "unreadable"),
+        (CertificationType.PCK_CERT_CHAIN, b"x" * 70000, "unreadable"),
         (CertificationType.PPID_CLEARTEXT, b"short", "bytes"),
         (CertificationType.PPID_CLEARTEXT, bytes(36), "ppid"),
         (CertificationType.PLATFORM_MANIFEST, b"\x01\x02", "bytes"),
     ],
-    ids=["chain", "short PPID", "PPID", "manifest"],
+    ids=["chain", "long chain", "short PPID", "PPID", "manifest"],
 )
 def test_certification_data_of_any_kind_is_shown(kind, data, said, files, capsys):
     path = files.write("odd.bin", with_certification(kind, data) + bytes(12))

@@ -9,16 +9,18 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
 from kubenclave.cli.evidence import zulu
-from kubenclave.dcap.chain import load_chain, malformed_as
+from kubenclave.dcap.chain import MAX_CHAIN_SIZE, malformed_as
 from kubenclave.dcap.pckext import SGX_EXTENSION, PckCa, PckExtension
 from kubenclave.errors import FormatError, TrustError
 
 
 def describe_chain(pem: bytes) -> dict[str, Any]:
     """Return the certificates of a PEM chain, or under ``unreadable`` why there are none."""
+    if len(pem) > MAX_CHAIN_SIZE:
+        return {"unreadable": f"certificate chain is too long: {len(pem)} bytes"}
     try:
         with malformed_as("certificate chain", "chain.malformed"):
-            return {"certificates": [_certificate(each) for each in load_chain(pem, "chain", "chain.malformed")]}
+            return {"certificates": [_certificate(each) for each in x509.load_pem_x509_certificates(pem)]}
     except TrustError as error:
         return {"unreadable": str(error)}
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -45,11 +45,51 @@ class Done:
         return None if code is None else str(code)
 
 
+class Interruptions:
+    """Ctrl-C, SIGTERM and SIGHUP as one KeyboardInterrupt, which waits while something must not be left half done."""
+
+    def __init__(self) -> None:
+        self._held = 0
+        self._waiting = False
+        self._told = False
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Take the signals inside the block, of the main thread."""
+        before = {number: signal.signal(number, self._arrived) for number in _ENDING}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let what arrives inside the block wait for its end."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+            if self._waiting and not self._held:
+                self._waiting = False
+                raise KeyboardInterrupt
+
+    def _arrived(self, _number: int, _frame: FrameType | None) -> None:
+        if self._told:
+            return  # everything is being cleared away already
+        self._told = True
+        if not self._held:
+            raise KeyboardInterrupt
+        self._waiting = True
+
+
 @dataclass(slots=True)
 class Stage:
     """The working folder of all commands, and the processes still running in it."""
 
     folder: Path
+    interruptions: Interruptions = field(default_factory=Interruptions)
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def call(self, *words: str) -> Done:
@@ -87,17 +127,23 @@ class Stage:
     def _start(self, words: Sequence[str], out: Any, said: Any) -> subprocess.Popen[bytes]:
         # Found on the PATH, so that what people read is what is run, also by a program that the command starts.
         # A session of its own: Ctrl-C is ours alone, and we end them in order.
-        child = subprocess.Popen(
-            (f"{self.folder}/bin/{PROGRAM}", *_with_json(words)),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=said,
-            cwd=self.folder,
-            env={**os.environ, "PATH": f"{self.folder}/bin:{os.environ.get('PATH', os.defpath)}"},
-            start_new_session=True,
-        )
-        self.running.append(child)
+        with self.interruptions.held():
+            child = subprocess.Popen(
+                (f"{self.folder}/bin/{PROGRAM}", *_with_json(words)),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=said,
+                cwd=self.folder,
+                env={**os.environ, "PATH": f"{self.folder}/bin:{os.environ.get('PATH', os.defpath)}"},
+                start_new_session=True,
+            )
+            self.running.append(child)
         return child
+
+    def end_all(self) -> None:
+        """End whatever still runs."""
+        for child in tuple(self.running):
+            self._end(child)
 
     def _end(self, child: subprocess.Popen[bytes]) -> None:
         """Ask a process to end, insist after a while, and see it gone."""
@@ -135,24 +181,33 @@ def staged(keep: Path | None, names: Sequence[str]) -> Iterator[Stage]:
     SIGTERM and SIGHUP end the block as Ctrl-C does, and nothing interrupts the clearing away. Raises UsageError when
     ``keep`` cannot be made.
     """
+    interruptions = Interruptions()
+    with interruptions.installed(), ExitStack() as stack:
+        with interruptions.held():
+            stage = Stage(_make_folder(keep), interruptions)
+            stack.callback(_clear, stage, keep, names)
+        yield stage
+
+
+def _make_folder(keep: Path | None) -> Path:
     try:
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="kubenclave-demo-", dir=_short_folder()))
+        _make_program(folder / "bin")
     except OSError as error:
         raise UsageError(f"no folder for the demo: {error.strerror or error}", code="demo.folder") from error
-    before = {number: signal.signal(number, _interrupt) for number in _ENDING}
-    try:
-        _make_program(folder / "bin")
-        yield Stage(folder)
-    finally:
+    return folder
+
+
+def _clear(stage: Stage, keep: Path | None, names: Sequence[str]) -> None:
+    with stage.interruptions.held():
         try:
+            stage.end_all()
             if keep is not None:
-                _copy(folder, keep, names)
+                _copy(stage.folder, keep, names)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            shutil.rmtree(stage.folder, ignore_errors=True)
 
 
 def _copy(folder: Path, keep: Path, names: Sequence[str]) -> None:
@@ -167,12 +222,6 @@ def _make_program(folder: Path) -> None:
     program = folder / PROGRAM
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {PROGRAM} "$@"\n')
     program.chmod(0o755)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    for number in _ENDING:
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def _short_folder() -> str:
