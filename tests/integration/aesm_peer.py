@@ -136,9 +136,17 @@ _numbers = itertools.count()
 
 @contextmanager
 def helper(
-    folder: Path, *options: str, worker: tuple[str, ...] | None = (), backend: str = "simulated", ready: bool = True
+    folder: Path,
+    *options: str,
+    worker: tuple[str, ...] | None = (),
+    backend: str = "simulated",
+    ready: bool = True,
+    group: bool = False,
 ) -> Iterator[Helper]:
-    """Run a helper on ``folder/a`` with the test worker and its arguments; ``worker`` None leaves the backend's own."""
+    """Run a helper on ``folder/a`` with the test worker and its arguments; ``worker`` None leaves the backend's own.
+
+    It leads a process group of its own if ``group``.
+    """
     number = next(_numbers)
     health, log = folder / f"h{number}", folder / f"log{number}"
     arguments = ["--backend", backend, "--socket", str(folder / "a"), "--health-socket", str(health), *options]
@@ -146,7 +154,7 @@ def helper(
         argv = [sys.executable, "-m", "kubenclave.node.quotehelper", *arguments]
     else:
         argv = [sys.executable, "-c", START, sys.executable, str(TEST_WORKER), *worker, "--", *arguments]
-    with log.open("wb") as stderr, subprocess.Popen(argv, stderr=stderr) as process:
+    with log.open("wb") as stderr, subprocess.Popen(argv, stderr=stderr, process_group=0 if group else None) as process:
         try:
             one = Helper(process, folder / "a", health, log)
             yield one.wait_ready() if ready else one

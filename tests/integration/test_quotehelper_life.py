@@ -383,6 +383,15 @@ def test_answers_under_way_are_given_after_sigterm(short_tmp):
         assert not one.health.exists()
 
 
+def test_ctrl_c_leaves_the_worker_to_its_answers(short_tmp):
+    with helper(short_tmp, group=True) as one, connect(one.socket) as peer:
+        peer.sendall(aesm.encode_request(quote("late 0.5")))
+        until(lambda: one.metric("kubenclave_quote_worker_calls") == 1)
+        os.killpg(one.process.pid, signal.SIGINT)  # as a terminal sends it
+        assert len(rest(peer)) > 8192
+        assert one.process.wait(10) == 0
+
+
 def test_the_socket_comes_back_when_somebody_removes_it(short_tmp):
     with helper(short_tmp) as one:
         one.socket.unlink()

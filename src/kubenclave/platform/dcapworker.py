@@ -217,6 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fd", type=int, required=True, metavar="N", help="stream socket of the helper")
     given = parser.parse_args(arguments)
     log.configure("dcap-worker")
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the helper, which ends us when nobody waits any more
+        signal.signal(number, signal.SIG_IGN)
     # Even a call that hangs must not outlive the helper, with an enclave in EPC.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     source = QuoteSource(given.library)

@@ -4,6 +4,7 @@
 import argparse
 import grp
 import pwd
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,10 +124,9 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def _mode(text: str) -> int:
-    mode = int(text, 8)
-    if not 0 <= mode <= 0o777:
-        raise ValueError
-    return mode
+    if re.fullmatch("[0-7]{1,3}", text) is None:
+        raise argparse.ArgumentTypeError(f"not a mode of three octal digits: {text}")
+    return int(text, 8)
 
 
 def _owner(text: str) -> tuple[int, int]:
@@ -140,12 +140,12 @@ def _owner(text: str) -> tuple[int, int]:
 
 
 def _count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
+    if not text.isdecimal() or (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"not a number of at least 1: {text}")
     return number
 
 
 def _seconds(text: str) -> float:
-    if not 0 <= (number := float(text)) < float("inf"):
-        raise ValueError
-    return number
+    if re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text) is None:
+        raise argparse.ArgumentTypeError(f"not a number of seconds: {text}")
+    return float(text)

@@ -148,6 +148,7 @@ class Worker:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=_STDERR,
+            process_group=0,  # Ctrl-C is for us; the worker still has answers to give
             env=environment,
         )
 
