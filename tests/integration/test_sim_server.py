@@ -86,6 +86,9 @@ def serving(
         await stop.wait()
         await server.close()
 
+    unexpected: list[object] = []
+    loop.set_exception_handler(lambda _, context: unexpected.append(context))
+
     def run() -> None:
         asyncio.set_event_loop(loop)
         loop.run_until_complete(work())
@@ -101,6 +104,7 @@ def serving(
         loop.call_soon_threadsafe(stop.set)
         thread.join(10)
         assert not thread.is_alive()
+    assert not unexpected
 
 
 @pytest.fixture
