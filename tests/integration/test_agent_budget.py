@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,13 +45,23 @@ def start(words: list[str], **more) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, *words], env=env, stderr=subprocess.DEVNULL, text=True, **more)
 
 
+@contextmanager
+def ended(child: subprocess.Popen[str]) -> Iterator[None]:
+    """Leave no process behind when a test fails."""
+    try:
+        yield
+    finally:
+        if child.poll() is None:
+            child.kill()
+
+
 def measure(folder: Path, *more: str) -> tuple[int, list[str]]:
     """Return resident memory at rest and the loaded modules of an agent that a kubelet holds."""
     plugins = folder / "plugins"
     plugins.mkdir()
     words = ["--plugin-dir", str(plugins), "--status-socket", str(folder / "a.sock"), "--aesm-dir", str(folder), *more]
     kubelet = GrpcKubelet(plugins)
-    with start(["-c", PROGRAM, *words], stdout=subprocess.PIPE) as child, kubelet.running():
+    with start(["-c", PROGRAM, *words], stdout=subprocess.PIPE) as child, ended(child), kubelet.running():
         client = kubelet.wait(ENCLAVE_RESOURCE)
         kubelet.wait(PROVISION_RESOURCE)
         eventually(lambda: get(folder / "a.sock", "/readyz")[0] == 200)

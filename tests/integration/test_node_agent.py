@@ -372,7 +372,7 @@ def simulated_cpu(state: Path) -> Iterator[subprocess.Popen[str]]:
     words = [sys.executable, "-m", "kubenclave", "sim", "start", "--state", str(state), "--epc", "8Mi"]
     child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
     try:
-        eventually((state / "cpu.sock").is_socket)
+        eventually((state / "cpu.sock").is_socket, 30)
         yield child
     finally:
         child.terminate()

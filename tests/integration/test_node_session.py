@@ -14,9 +14,11 @@ import grpc
 import pytest
 
 from kubenclave._proto import deviceplugin_pb2 as pb
+from kubenclave.errors import UnreachableError
 from kubenclave.node.deviceplugin import EpcMode, Offer, ResourcePlugin, resources
 from kubenclave.node.kubelet import Session, SessionState, Timing
 from kubenclave.node.watch import Signal, watch_directories
+from kubenclave.platform import sockets
 from kubenclave.platform.base import DeviceKind, DeviceNode, DriverFlavour, EpcSection, EpcSource, Inventory
 from kubenclave.sgx.epc import AZURE_EPC_RESOURCE, ENCLAVE_RESOURCE, MIB
 from kubenclave.wire.metrics import Metrics
@@ -301,6 +303,35 @@ def test_refused_allocations_say_why(kubelet, short_tmp):
             allocate(client, "enclave-0")
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert "kubenclave doctor node" in caught.value.details()
+
+
+def test_being_stopped_while_the_library_swallows_cancellations_is_stopping_all_the_same(short_tmp):
+    """grpclib turns a cancellation into an error of its own when the connection ends in the same moment."""
+    kubelet_socket = sockets.listen(short_tmp / "kubelet.sock", 0o600)
+
+    async def scenario() -> None:
+        (resource,) = (one for one in resources(MACHINE, OFFER) if one.name == ENCLAVE_RESOURCE)
+        plugin = ResourcePlugin(resource, Metrics().counter("a_total", "", "resource", "answer"))
+        session = Session(plugin, short_tmp, plugin.endpoint, Signal(), QUICK)
+        registering = asyncio.Event()
+
+        async def call() -> None:
+            registering.set()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                raise UnreachableError("connection lost", code="kubelet.unreachable") from None
+
+        session._call = call  # type: ignore[method-assign]  # the moment cannot be had otherwise
+        task = asyncio.create_task(session.run())
+        await registering.wait()
+        task.cancel()
+        async with asyncio.timeout(5):
+            await asyncio.wait((task,))
+        assert task.cancelled()
+
+    asyncio.run(scenario())
+    kubelet_socket.close()
 
 
 def test_a_call_that_does_not_exist_for_us_is_answered_all_the_same(kubelet, short_tmp):

@@ -152,6 +152,20 @@ class Session:
             return await self._hold(service, who, kubelet)
 
     async def _register(self) -> None:
+        """Register, in a task of its own.
+
+        When its connection ends grpclib cancels the task it runs in and raises an error instead, even when that task
+        was cancelled by us in the same moment: we would never stop.
+        """
+        call = asyncio.create_task(self._call())
+        call.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to ask
+        try:
+            await asyncio.wait((call,))
+        finally:
+            call.cancel()
+        call.result()
+
+    async def _call(self) -> None:
         request = pb.RegisterRequest(
             version=API_VERSION, endpoint=self._path.name, resource_name=self._plugin.resource, options=_options()
         )
