@@ -53,13 +53,13 @@ def test_a_pck_chain(ca):
 
 def test_a_chain_beyond_the_limit_is_not_even_read():
     with pytest.raises(TrustError) as refusal:
-        load_chain(b" " * (MAX_CHAIN_SIZE + 1), "chain", "pck.malformed")
+        load_chain(b" " * (MAX_CHAIN_SIZE + 1), "chain", "pck.malformed", ANCHOR, Cache())
     assert refusal.value.found == f"{MAX_CHAIN_SIZE + 1} bytes"
 
 
 def test_a_chain_at_the_limit_is_read():
     padded = pck_chain().ljust(MAX_CHAIN_SIZE, b"\n")
-    assert len(load_chain(padded, "chain", "pck.malformed")) == 3
+    assert len(load_chain(padded, "chain", "pck.malformed", ANCHOR, Cache())) == 3
 
 
 def test_text_around_the_certificates_is_let_pass():

@@ -127,7 +127,7 @@ def test_an_entry_may_not_come_twice():
     content = der[der.index(bytes([0x30])) + 4 :] + fmspc
     with pytest.raises(FormatError) as refusal:
         PckExtension.parse(b"\x30\x82" + len(content).to_bytes(2, "big") + content, PckCa.PLATFORM)
-    assert refusal.value.found == (ARC + b"\x04").hex()
+    assert str(refusal.value.found).startswith((b"\x06\x0a" + ARC + b"\x04").hex())
 
 
 @pytest.mark.parametrize(("entries", "ca"), [(PLATFORM, PckCa.PROCESSOR), (PROCESSOR, PckCa.PLATFORM)], ids=["7", "5"])

@@ -41,6 +41,13 @@ class Cache:
                 self._kept.popitem(last=False)
         return result
 
+    def get(self, key: Hashable) -> Any:
+        """Return what was kept for that key, None where nothing was."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:

@@ -10,9 +10,11 @@ fixed role, and its one call could not be split into what may be kept and what m
 
 import contextlib
 import datetime as dt
+import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -28,13 +30,17 @@ from kubenclave.errors import TrustError
 _SHA256: Final = hashes.SHA256()
 ECDSA_SHA256: Final = ec.ECDSA(_SHA256)
 MAX_CHAIN_SIZE: Final = 64 * 1024
-_REQUIRED: Final = (
-    x509.AuthorityKeyIdentifier,
-    x509.CRLDistributionPoints,
-    x509.SubjectKeyIdentifier,
-    x509.KeyUsage,
-    x509.BasicConstraints,
+_PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
+_REQUIRED: Final = frozenset(
+    {
+        x509.AuthorityKeyIdentifier.oid,
+        x509.CRLDistributionPoints.oid,
+        x509.SubjectKeyIdentifier.oid,
+        x509.KeyUsage.oid,
+        x509.BasicConstraints.oid,
+    }
 )
+_REQUIRED_OF_LEAF: Final = _REQUIRED | {SGX_EXTENSION}
 _UNDERSTOOD_WHEN_CRITICAL: Final = frozenset({x509.KeyUsage.oid, x509.BasicConstraints.oid})
 _CA_NAMES: Final = {"Intel SGX PCK Processor CA": PckCa.PROCESSOR, "Intel SGX PCK Platform CA": PckCa.PLATFORM}
 
@@ -58,7 +64,6 @@ class Certificate:
 
     raw: x509.Certificate = field(repr=False)
     key: ec.EllipticCurvePublicKey = field(repr=False)
-    point: bytes
     dated: Dated
 
     def called(self, what: str) -> "Certificate":
@@ -108,14 +113,37 @@ def malformed_as(what: str, code: str) -> Iterator[None]:
         raise TrustError(f"{what} cannot be read", code=code, found=str(error)[:200] or type(error).__name__) from None
 
 
-def load_chain(pem: bytes, what: str, code: str) -> list[x509.Certificate]:
-    """Read a PEM chain. Raises TrustError with that code when it is none, or longer than any real one."""
+class Link(NamedTuple):
+    """A certificate as it stands in a chain, and the SHA-256 of its PEM."""
+
+    raw: x509.Certificate
+    digest: bytes
+
+
+def load_chain(pem: bytes, what: str, code: str, anchor: TrustAnchor, cache: Cache) -> list[Link]:
+    """Read a PEM chain; roots and CAs that were found good before are not read again.
+
+    Raises TrustError with that code when it is none, or longer than any real one.
+    """
     if len(pem) > MAX_CHAIN_SIZE:
         raise TrustError(
             f"{what} is too long", code=code, expected=f"{MAX_CHAIN_SIZE} bytes at most", found=f"{len(pem)} bytes"
         )
+    blocks = _PEM.findall(pem)
+    if not blocks or pem.count(b"-----BEGIN") != len(blocks):
+        raise TrustError(f"{what} cannot be read", code=code, expected="certificates in PEM", found="something else")
     with malformed_as(what, code):
-        return x509.load_pem_x509_certificates(pem)
+        return [_read(block, anchor, cache) for block in blocks]
+
+
+def _read(block: bytes, anchor: TrustAnchor, cache: Cache) -> Link:
+    digest = hashlib.sha256(block).digest()
+    known: x509.Certificate | Certificate | None = cache.get(("root", digest, anchor.identity)) or cache.get(
+        ("PCK CA", digest, anchor.identity)
+    )
+    if known is None:
+        return Link(x509.load_pem_x509_certificate(block), digest)
+    return Link(known.raw if isinstance(known, Certificate) else known, digest)
 
 
 def verify_pck_chain(pem: bytes, anchor: TrustAnchor, cache: Cache) -> PckChain:
@@ -123,20 +151,21 @@ def verify_pck_chain(pem: bytes, anchor: TrustAnchor, cache: Cache) -> PckChain:
 
     Raises TrustError; of an extension that cannot be read, FormatError with code ``pck.extension``.
     """
-    what, certificates = "PCK certificate chain", load_chain(pem, "PCK certificate chain", "pck.malformed")
+    what = "PCK certificate chain"
+    chain = load_chain(pem, what, "pck.malformed", anchor, cache)
     with malformed_as(what, "pck.malformed"):
-        return _verify_pck_chain(certificates, anchor, cache)
+        return _verify_pck_chain(chain, anchor, cache)
 
 
-def _verify_pck_chain(certificates: Sequence[x509.Certificate], anchor: TrustAnchor, cache: Cache) -> PckChain:
-    leaf, issuers = _pick_leaf(certificates)
+def _verify_pck_chain(chain: Sequence[Link], anchor: TrustAnchor, cache: Cache) -> PckChain:
+    leaf, issuers = _pick_leaf(chain)
     ca_kind = _CA_NAMES.get(_common_name(leaf.issuer))
     if ca_kind is None:
         raise _wrong_role("PCK certificate", "pck.role", "an issuer named " + " or ".join(_CA_NAMES), leaf.issuer)
-    ca = next((certificate for certificate in issuers if certificate.subject == leaf.issuer), None)
+    ca = next((each for each in issuers if each.raw.subject == leaf.issuer), None)
     if ca is None:
-        raise _shape("PCK certificate chain", "pck.chain", "the CA that issued the leaf", len(certificates))
-    rest = [certificate for certificate in issuers if certificate is not ca]
+        raise _shape("PCK certificate chain", "pck.chain", "the CA that issued the leaf", len(chain))
+    rest = [each for each in issuers if each is not ca]
     _check_root(rest, anchor, "PCK certificate", "pck", cache)
     checked_ca = _verify_pck_ca(ca, anchor, cache)
     checked_leaf = _certificate(leaf, "PCK certificate", "pck", is_ca=False)
@@ -150,38 +179,36 @@ def verify_issuer_chain(pem: bytes, anchor: TrustAnchor, cache: Cache) -> Certif
     """Check the chain of a PCK CRL's issuer: PCK CA and (where present) root. Raises TrustError."""
     what = "PCK CRL issuer"
     with malformed_as(f"{what} chain", "pck-ca.malformed"):
-        ca, rest = _pick_signer(load_chain(pem, f"{what} chain", "pck-ca.malformed"), anchor)
+        ca, rest = _pick_signer(load_chain(pem, f"{what} chain", "pck-ca.malformed", anchor, cache), anchor)
         _check_root(rest, anchor, what, "pck-ca", cache)
         return _verify_pck_ca(ca, anchor, cache)
 
 
-def _verify_pck_ca(ca: x509.Certificate, anchor: TrustAnchor, cache: Cache) -> Certificate:
+def _verify_pck_ca(ca: Link, anchor: TrustAnchor, cache: Cache) -> Certificate:
     """Check that a certificate is a PCK CA which the root issued: once, for a fleet has many leaves under two CAs."""
 
     def check() -> Certificate:
-        if _common_name(ca.subject) not in _CA_NAMES:
-            raise _wrong_role("PCK CA certificate", "pck-ca.role", " or ".join(_CA_NAMES), ca.subject)
-        return _issued_by_anchor(ca, anchor, "PCK CA certificate", "pck-ca", is_ca=True)
+        if _common_name(ca.raw.subject) not in _CA_NAMES:
+            raise _wrong_role("PCK CA certificate", "pck-ca.role", " or ".join(_CA_NAMES), ca.raw.subject)
+        return _issued_by_anchor(ca.raw, anchor, "PCK CA certificate", "pck-ca", is_ca=True)
 
-    return cache.get_or_check(("PCK CA", ca.fingerprint(_SHA256), anchor.identity), check)
+    return cache.get_or_check(("PCK CA", ca.digest, anchor.identity), check)
 
 
 def verify_tcb_signer(pem: bytes, anchor: TrustAnchor, what: str, cache: Cache) -> Certificate:
     """Check the chain of a document's signer: TCB Signing issued by the root itself, not a CA. Raises TrustError."""
     with malformed_as(f"{what} chain", "tcb-signer.malformed"):
-        signer, rest = _pick_signer(load_chain(pem, f"{what} chain", "tcb-signer.malformed"), anchor)
-        if "SGX TCB Signing" not in _common_name(signer.subject):
-            raise _wrong_role(what, "tcb-signer.role", "a subject named Intel SGX TCB Signing", signer.subject)
+        signer, rest = _pick_signer(load_chain(pem, f"{what} chain", "tcb-signer.malformed", anchor, cache), anchor)
+        if "SGX TCB Signing" not in _common_name(signer.raw.subject):
+            raise _wrong_role(what, "tcb-signer.role", "a subject named Intel SGX TCB Signing", signer.raw.subject)
         _check_root(rest, anchor, what, "tcb-signer", cache)
-        return _issued_by_anchor(signer, anchor, what, "tcb-signer", is_ca=False)
+        return _issued_by_anchor(signer.raw, anchor, what, "tcb-signer", is_ca=False)
 
 
-def _pick_signer(
-    certificates: Sequence[x509.Certificate], anchor: TrustAnchor
-) -> tuple[x509.Certificate, list[x509.Certificate]]:
+def _pick_signer(chain: Sequence[Link], anchor: TrustAnchor) -> tuple[Link, list[Link]]:
     """Return the first certificate that is not the root, and the others."""
-    signer = next((each for each in certificates if each.subject != anchor.name), certificates[0])
-    return signer, [each for each in certificates if each is not signer]
+    signer = next((each for each in chain if each.raw.subject != anchor.name), chain[0])
+    return signer, [each for each in chain if each is not signer]
 
 
 def verify_crl(der: bytes, what: str, issuer_name: x509.Name, issuer_key: ec.EllipticCurvePublicKey) -> RevocationList:
@@ -235,24 +262,25 @@ def verify_raw_signature(
     verify_signature(key, encoded, message, what, code)
 
 
-def _pick_leaf(certificates: Sequence[x509.Certificate]) -> tuple[x509.Certificate, list[x509.Certificate]]:
+def _pick_leaf(chain: Sequence[Link]) -> tuple[x509.Certificate, list[Link]]:
     """Find the PCK leaf by its name; real quotes carry the chain in more than one order."""
-    leaves = [c for c in certificates if "SGX PCK Certificate" in _common_name(c.subject)]
-    if len(leaves) != 1 or len(certificates) > 3:
-        raise _shape("PCK certificate chain", "pck.chain", "one PCK leaf, its CA and the root", len(certificates))
-    return leaves[0], [c for c in certificates if c is not leaves[0]]
+    leaves = [each for each in chain if "SGX PCK Certificate" in _common_name(each.raw.subject)]
+    if len(leaves) != 1 or len(chain) > 3:
+        raise _shape("PCK certificate chain", "pck.chain", "one PCK leaf, its CA and the root", len(chain))
+    return leaves[0].raw, [each for each in chain if each is not leaves[0]]
 
 
-def _check_root(rest: Sequence[x509.Certificate], anchor: TrustAnchor, what: str, code: str, cache: Cache) -> None:
+def _check_root(rest: Sequence[Link], anchor: TrustAnchor, what: str, code: str, cache: Cache) -> None:
     """Refuse a root that came along and is not ours: it is decoration, but the sender means another root."""
     if len(rest) > 1:
         raise _shape(f"chain of {what}", f"{code}.chain", "the certificate and the root, nothing else", len(rest) + 1)
     if rest:
-        key = ("root", rest[0].fingerprint(_SHA256), anchor.identity)
-        cache.get_or_check(key, lambda: _refuse_other_root(rest[0], anchor, what, code))
+        root = rest[0]
+        key = ("root", root.digest, anchor.identity)
+        cache.get_or_check(key, lambda: _refuse_other_root(root.raw, anchor, what, code))
 
 
-def _refuse_other_root(root: x509.Certificate, anchor: TrustAnchor, what: str, code: str) -> None:
+def _refuse_other_root(root: x509.Certificate, anchor: TrustAnchor, what: str, code: str) -> x509.Certificate:
     key = _p256(root)
     point = uncompressed_point(key) if key is not None else b""
     if root.subject != anchor.name or point != anchor.point:
@@ -263,6 +291,7 @@ def _refuse_other_root(root: x509.Certificate, anchor: TrustAnchor, what: str, c
             found=f"{root.subject.rfc4514_string()[:200]} with key {point.hex()[2:18]}...",
             hint="for a simulated platform pass its own root certificate (--root)",
         )
+    return root
 
 
 def _issued_by_anchor(
@@ -280,19 +309,19 @@ def _certificate(certificate: x509.Certificate, what: str, code: str, *, is_ca: 
     key = _p256(certificate)
     if key is None:
         raise TrustError(f"{what} has the wrong kind of key", code=f"{code}.key", expected="P-256", found="another")
-    extensions = certificate.extensions
-    present = {extension.oid for extension in extensions}
-    required = {kind.oid for kind in _REQUIRED} | ({SGX_EXTENSION} if code == "pck" else set())
-    unknown = {each.oid for each in extensions if each.critical} - _UNDERSTOOD_WHEN_CRITICAL
-    if required - present or unknown:
+    extensions = {each.oid: each for each in certificate.extensions}
+    required = _REQUIRED_OF_LEAF if code == "pck" else _REQUIRED
+    unknown = {oid for oid, each in extensions.items() if each.critical} - _UNDERSTOOD_WHEN_CRITICAL
+    if not required <= extensions.keys() or unknown:
         raise TrustError(
             f"{what} has the wrong extensions",
             code=f"{code}.extensions",
             expected=", ".join(sorted(oid.dotted_string for oid in required)),
-            found=", ".join(sorted(oid.dotted_string for oid in present | unknown)),
+            found=", ".join(sorted(oid.dotted_string for oid in extensions)),
         )
-    constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
-    usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    constraints, usage = extensions[x509.BasicConstraints.oid].value, extensions[x509.KeyUsage.oid].value
+    assert isinstance(constraints, x509.BasicConstraints)
+    assert isinstance(usage, x509.KeyUsage)
     if constraints.ca is not is_ca or not (usage.key_cert_sign if is_ca else usage.digital_signature):
         raise TrustError(
             f"{what} has the wrong role",
@@ -301,7 +330,7 @@ def _certificate(certificate: x509.Certificate, what: str, code: str, *, is_ca: 
             found=f"CA:{constraints.ca}, {usage}",
         )
     dated = Dated(what, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
-    return Certificate(certificate, key, uncompressed_point(key), dated)
+    return Certificate(certificate, key, dated)
 
 
 def _verify_issued(certificate: Certificate, issuer_key: ec.EllipticCurvePublicKey, code: str) -> None:

@@ -86,15 +86,15 @@ def _entries(content: bytes, arc: bytes, count: int) -> dict[int, tuple[int, byt
     The OIDs must be ``arc`` followed by each of 1 to ``count`` (all below 128: one octet), in any order.
     """
     found: dict[int, tuple[int, bytes]] = {}
+    oid = bytes((_OID, len(arc) + 1)) + arc
+    start = len(oid) + 1
     for tag, entry in _elements(content):
-        parts = _elements(entry) if tag == _SEQUENCE else []
-        if len(parts) != 2 or parts[0][0] != _OID:
-            raise _malformed("entry", "SEQUENCE {OID, value}", entry[:24].hex())
-        oid = parts[0][1]
-        number = oid[-1] if oid else 0
-        if oid[:-1] != arc or number in found:
-            raise _malformed("entry", "one for each number of the specification", oid[:24].hex())
-        found[number] = parts[1]
+        values = _elements(entry[start:])
+        if tag != _SEQUENCE or len(values) != 1 or not entry.startswith(oid) or entry[start - 1] in found:
+            raise _malformed(
+                "entry", "SEQUENCE {OID, value}, one for each number of the specification", entry[:24].hex()
+            )
+        found[entry[start - 1]] = values[0]
     if found.keys() != set(range(1, count + 1)):
         raise _malformed("entries", f"numbers 1 to {count}", str(sorted(found)))
     return found
@@ -102,8 +102,11 @@ def _entries(content: bytes, arc: bytes, count: int) -> dict[int, tuple[int, byt
 
 def _elements(data: bytes) -> list[tuple[int, bytes]]:
     """Return the DER elements that ``data`` consists of as (tag, content). Lengths take at most two octets."""
+    size = len(data)
+    if size > 1 and data[1] == size - 2 < 0x80:  # one short element, as most values are
+        return [(data[0], data[2:])]
     elements: list[tuple[int, bytes]] = []
-    at, size = 0, len(data)
+    at = 0
     while at < size:
         header = data[at : at + 4] + bytes(4)  # padded: what is missing is caught below as content that is missing
         tag, length, start = header[0], header[1], at + 2

@@ -245,10 +245,8 @@ def _anchor(root: bytes) -> TrustAnchor:
 
 
 def _relaxations(verified: Verified, minimum: int, policy: Policy | None) -> tuple[str, ...]:
-    named = []
-    body = verified.quote.body
-    if not verified.anchor.is_intel:
-        named.append(f"root: {verified.anchor.digest} instead of Intel's")
+    body, anchor = verified.quote.body, verified.anchor
+    named = [] if anchor.is_intel else [f"root: {anchor.digest} instead of Intel's"]
     if body.debug:
         named.append("dangerously_allow_debug: the host can read this enclave's memory")
     named += [

@@ -199,7 +199,7 @@ def _vouch(quote: Quote, pem: bytes, collateral: Collateral, anchor: TrustAnchor
 def _check_revocation(chain: PckChain, trusted: TrustedCollateral) -> None:
     """Refuse a PCK CA or leaf that is revoked, and a list that is not of the leaf's own CA."""
     trusted.root_crl.refuse(chain.ca, "pck-ca.revoked")
-    if trusted.pck_ca.point != chain.ca.point or trusted.pck_ca.raw.subject != chain.ca.raw.subject:
+    if trusted.pck_ca.key != chain.ca.key or trusted.pck_ca.raw.subject != chain.ca.raw.subject:
         raise TrustError(
             "PCK CRL comes from another CA than the PCK certificate",
             code="crl.other-ca",
