@@ -141,7 +141,7 @@ def _text(policy: "Policy", relaxations: list[str]) -> str:
     data = policy.expected_report_data
     rows.append(("REPORTDATA", "not checked, unless the challenge says" if data is None else data.hex()))
     age = policy.max_collateral_age_days
-    rows.append(("collateral", "current" if age is None else f"current and less than {age} days old"))
+    rows.append(("collateral", "current" if age is None else f"current and at most {age} days old"))
     rows.append(("TCB evaluation data", f"number {policy.min_tcb_evaluation_data_number} or more"))
     lines = [kit.table(rows)]
     lines += [click.style(f"RELAXED  {relaxation}", fg="yellow", bold=True) for relaxation in relaxations]
