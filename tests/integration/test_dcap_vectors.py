@@ -8,8 +8,12 @@ import pytest
 
 import kubenclave
 from kubenclave.dcap.cache import Cache
+from kubenclave.dcap.pckext import PckCa
+from kubenclave.platform.simulated.issuer import Issuer
+from kubenclave.platform.simulated.tcb import PlatformTcb
 from vectors import cases_chain, generate
 from vectors.reader import FOLDER, Vector, read
+from vectors.scene import AT, BASES, PKI, collateral_of, scene
 from vectors.second_opinion import REASONS, reasons
 
 VECTORS = {vector.name: vector for vector in read()}
@@ -105,3 +109,12 @@ def test_reading_a_vector_gives_what_the_case_was_made_of():
         vector = VECTORS[name]
         assert (vector.quote, vector.root, vector.pck_chain) == (evidence.quote, evidence.root, evidence.pck_chain)
         assert vector.collateral == evidence.collateral_text
+
+
+@pytest.mark.parametrize("ca", list(PckCa), ids=str)
+@pytest.mark.parametrize("base", BASES)
+def test_a_scene_is_what_the_simulated_issuer_gives_out(base, ca):
+    staged = scene(base, ca)
+    issued = Issuer(PKI, ca=ca).collateral(PlatformTcb.UP_TO_DATE, AT, tee=staged.tee)
+    assert collateral_of(staged.build()) == issued
+    assert staged.root == Issuer(PKI).root_der

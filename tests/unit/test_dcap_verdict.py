@@ -291,17 +291,20 @@ def test_a_quote_describes_itself_without_being_verified():
 # Nobody else makes one
 
 
-def test_nothing_but_the_recipe_makes_a_verified_quote():
-    verified = verify().verified
-    fields = {each.name: getattr(verified, each.name) for each in dataclasses.fields(verified)}
-    with pytest.raises(TypeError):
-        type(verified)(**fields, seal=object())
-    with pytest.raises(TypeError):
-        type(verified)(**fields)
-    with pytest.raises((TypeError, ValueError)):
-        dataclasses.replace(verified, at=AT)  # type: ignore[call-arg]  # what it is about
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        verified.at = AT  # type: ignore[misc]
+@pytest.mark.parametrize(
+    "pick", [lambda verdict: verdict, lambda verdict: verdict.verified], ids=["verdict", "verified"]
+)
+def test_nothing_but_the_recipe_makes_a_result(pick):
+    result = pick(verify())
+    fields = {each.name: getattr(result, each.name) for each in dataclasses.fields(result)}
+    for more in ({}, {"seal": None}, {"seal": object()}):
+        with pytest.raises(TypeError):
+            type(result)(**fields, **more)
+    for name, value in fields.items():
+        with pytest.raises((TypeError, ValueError)):
+            dataclasses.replace(result, **{name: value})
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(result, name, value)
 
 
 # Caching

@@ -3,7 +3,7 @@
 
 import datetime as dt
 import functools
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any, Final
 
 from kubenclave.dcap.anchor import TrustAnchor, intel_root
@@ -19,12 +19,14 @@ from kubenclave.sgx.quote import Quote
 from kubenclave.sgx.report import ReportBody
 
 _SHARED_CACHE: Final = Cache()
+_SEAL: Final = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuoteVerdict:
-    """A quote that was accepted. ``appraised`` is False when no policy said which enclave was wanted.
+    """A quote that was accepted; only ``verify_quote`` makes one.
 
+    ``appraised`` is False when no policy said which enclave was wanted.
     ``relaxations`` names, by its keyword, everything the caller decided otherwise than the default rules do and
     without which the answer or its meaning would be another; an empty tuple means none.
     ``minimum_tcb_evaluation_data_number`` is the floor that was set, by the caller or the policy; 0 for none.
@@ -36,6 +38,11 @@ class QuoteVerdict:
     report_data_checked: bool
     minimum_tcb_evaluation_data_number: int
     relaxations: tuple[str, ...]
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise TypeError("only kubenclave.verify_quote makes a QuoteVerdict")
 
     @property
     def quote(self) -> Quote:
@@ -209,6 +216,7 @@ def verify_quote(  # every keyword is a decision of the caller's
             minimum_tcb_evaluation_data_number, policy.min_tcb_evaluation_data_number if policy else 0
         ),
         relaxations=_relaxations(verified, minimum_tcb_evaluation_data_number, policy),
+        seal=_SEAL,
     )
 
 
