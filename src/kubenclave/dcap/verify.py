@@ -93,7 +93,7 @@ def verify(
     ``pck_chain`` (PEM) is for quotes that carry none; ``grace`` is how long collateral may be overdue.
     Raises FormatError when the bytes are not a quote, TrustError when the answer is no.
     """
-    if at.tzinfo is None:
+    if at.utcoffset() is None:
         raise UsageError("a time without a zone", code="usage.naive-time", field="at", expected="an aware datetime")
     quote = Quote.parse(data)
     if quote.header.qe_vendor_id != INTEL_QE_VENDOR_ID:
