@@ -44,7 +44,7 @@ class Ended(NamedTuple):
 
 @pytest.fixture
 def inside(capsys, monkeypatch, tmp_path):
-    """Return how to run a command that does not become another program, without a process of its own."""
+    """Return how to run a command in this process: one that becomes no other program and sets up no log."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "no-state"))
     monkeypatch.delenv("KUBENCLAVE_SIM_CPU", raising=False)
     monkeypatch.delenv("KUBENCLAVE_SIM_ENCLAVE", raising=False)
@@ -178,9 +178,9 @@ def test_a_second_simulator_with_the_same_state(simulator):
         assert enclave.status().epc_total == 16 * MIB
 
 
-def test_start_refuses_a_foreign_state(inside, short_tmp):
+def test_start_refuses_a_foreign_state(short_tmp):
     (short_tmp / "platform.json").write_text("{}")
-    done = inside("start", "--state", str(short_tmp))
+    done = subprocess.run([*PROGRAM, "start", "--state", str(short_tmp)], capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert "simstate.foreign" in done.stderr
 
