@@ -17,7 +17,7 @@ import grpc
 
 from kubenclave._proto import deviceplugin_pb2 as pb
 
-PATIENCE = 15.0
+PATIENCE = 30.0
 
 
 def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
