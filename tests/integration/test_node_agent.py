@@ -294,12 +294,14 @@ def test_a_signal_ends_the_program_and_its_sockets_go(short_tmp, number):
     kubelet_directory = short_tmp / "plugins"
     words = arguments(short_tmp, "--root", str(short_tmp))
     kubelet = GrpcKubelet(kubelet_directory)
-    child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    with kubelet.running():
-        eventually(lambda: kubelet.count(ENCLAVE_RESOURCE) and kubelet.count(PROVISION_RESOURCE))
-        eventually(lambda: get(short_tmp / "agent.sock", "/healthz")[0] == 200)
-        child.send_signal(number)
-        _, stderr = child.communicate(timeout=10)
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as child, kubelet.running():
+        try:
+            eventually(lambda: kubelet.count(ENCLAVE_RESOURCE) and kubelet.count(PROVISION_RESOURCE))
+            eventually(lambda: get(short_tmp / "agent.sock", "/healthz")[0] == 200)
+            child.send_signal(number)
+            _, stderr = child.communicate(timeout=10)
+        finally:
+            child.kill()  # does nothing to one that has ended
         assert child.returncode == 0, stderr
         assert {entry.name for entry in kubelet_directory.iterdir()} == {"kubelet.sock"}
     assert not (short_tmp / "agent.sock").exists()
