@@ -93,7 +93,7 @@ def simulator(where: Places, *, epc: str = "128Mi") -> Iterator[Daemon]:
 @contextmanager
 def quote_helper(where: Places) -> Iterator[Daemon]:
     """Run the quote helper on the SIMULATED platform; ready means that it can quote."""
-    argv = ["kubenclave.node.quotehelper", "--socket", str(where.aesm)]
+    argv = ["kubenclave.node.helper", "--socket", str(where.aesm)]
     argv += ["--health-socket", str(where.root / "helper.sock"), "--backend", "simulated"]
     argv += ["--cpu-socket", str(where.cpu)]
     with _running(where, argv, lambda: _accepts(where.aesm)) as daemon:

@@ -23,9 +23,10 @@ TEST_WORKER = Path(__file__).with_name("testworker.py")
 START = """\
 import sys
 sys.modules["rich"] = None
-from kubenclave.node.quotehelper import main, options
+from kubenclave.node import helper
+from kubenclave.node.quotehelper import options
 cut = sys.argv.index("--")
-sys.exit(main.run(options.parse(sys.argv[cut + 1 :]), sys.argv[1:cut]))
+sys.exit(helper.run(options.parse(sys.argv[cut + 1 :]), sys.argv[1:cut]))
 """
 PATIENCE = 20.0
 
@@ -151,7 +152,7 @@ def helper(
     health, log = folder / f"h{number}", folder / f"log{number}"
     arguments = ["--backend", backend, "--socket", str(folder / "a"), "--health-socket", str(health), *options]
     if worker is None:
-        argv = [sys.executable, "-m", "kubenclave.node.quotehelper", *arguments]
+        argv = [sys.executable, "-m", "kubenclave.node.helper", *arguments]
     else:
         argv = [sys.executable, "-c", START, sys.executable, str(TEST_WORKER), *worker, "--", *arguments]
     with log.open("wb") as stderr, subprocess.Popen(argv, stderr=stderr, process_group=0 if group else None) as process:

@@ -77,7 +77,7 @@ class Up:
         found: dict[str, int] = {}
         for pid in children(self.process.pid):
             words = command_line(pid)
-            for name in ("kubenclave.node.agent", "kubenclave.node.quotehelper", "sim"):
+            for name in ("kubenclave.node.agent", "kubenclave.node.helper", "sim"):
                 if name in words:
                     found[name] = pid
         return found
@@ -235,7 +235,7 @@ def test_a_second_one_with_the_same_state_is_refused_and_harms_nothing(up):
     assert AesmClient(up.state / "aesmd/aesm.socket").key_ids()
 
 
-@pytest.mark.parametrize("name", ["kubenclave.node.agent", "kubenclave.node.quotehelper", "sim"])
+@pytest.mark.parametrize("name", ["kubenclave.node.agent", "kubenclave.node.helper", "sim"])
 def test_a_killed_daemon_is_started_again_and_all_is_well(up, name):
     before = up.daemons()[name]
     os.kill(before, signal.SIGKILL)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from kubenclave.errors import PlatformError
+from kubenclave.node.helper import QuoteHelper, worker_command
 from kubenclave.node.quotehelper import place
-from kubenclave.node.quotehelper.main import QuoteHelper, worker_command
 from kubenclave.node.quotehelper.options import parse
 from kubenclave.node.quotehelper.place import Occupant, Place, TakeOver, occupant
 from kubenclave.node.quotehelper.worker import Worker, WorkerState

@@ -55,7 +55,7 @@ class Node:
     def helper(self) -> Iterator["subprocess.Popen[bytes]"]:
         sockets = ["--socket", str(self.aesm), "--health-socket", str(self.root / "health")]
         backend = ["--backend", "simulated", "--cpu-socket", str(self.cpu)]
-        with program("kubenclave.node.quotehelper", *sockets, *backend, log=self.log) as run:
+        with program("kubenclave.node.helper", *sockets, *backend, log=self.log) as run:
             wait_for(self.aesm)
             yield run
 

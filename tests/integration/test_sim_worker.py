@@ -348,6 +348,7 @@ def test_program_quotes_ignores_ctrl_c_and_says_simulated(cpu):
             pass
         assert replies[0].error == AesmError.ATT_KEY_NOT_INITIALIZED
         process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         ours.sendall(encode_request(8, Op.INIT))
         while not (replies := decoder.feed(ours.recv(65536))):
             pass

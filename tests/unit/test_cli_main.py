@@ -313,7 +313,7 @@ def test_python_m_is_the_same_program():
     assert done.stdout.startswith("kubenclave, version ")
 
 
-@pytest.mark.parametrize(("daemon", "module"), [("agent", "agent"), ("quote-helper", "quotehelper.main")])
+@pytest.mark.parametrize(("daemon", "module"), [("agent", "agent"), ("quote-helper", "helper")])
 def test_daemons_get_their_own_arguments_and_give_their_exit_code(daemon, module, monkeypatch):
     given = []
 

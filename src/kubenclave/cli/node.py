@@ -34,6 +34,6 @@ def agent(arguments: tuple[str, ...]) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def quote_helper(arguments: tuple[str, ...]) -> None:
     """Serve quotes on the AESM socket (--help for its options)."""
-    from kubenclave.node.quotehelper import main as daemon
+    from kubenclave.node import helper as daemon
 
     kit.finish(daemon.main(list(arguments)) or 0)

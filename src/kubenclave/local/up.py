@@ -196,7 +196,7 @@ def _simulator(options: Options) -> Service:
 
 def _quote_helper(options: Options) -> Service:
     state = options.state
-    argv = [sys.executable, "-m", "kubenclave.node.quotehelper", "--socket", str(state.aesm_socket)]
+    argv = [sys.executable, "-m", "kubenclave.node.helper", "--socket", str(state.aesm_socket)]
     argv += ["--health-socket", str(state.helper_health)]
     answers = state.aesm_socket
     if options.simulated:

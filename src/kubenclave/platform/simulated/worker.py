@@ -121,7 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fd", type=int, required=True, metavar="N", help="the worker's end of a stream socket")
     options = parser.parse_args(arguments)
     log.configure("quote-worker", simulated=True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the helper, which then closes the stream
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the helper, which closes the stream when it has drained
+        signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=options.fd) as helper:
         return Worker(options.cpu_socket, helper).run()
 

@@ -210,3 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # help has been shown, or what is wrong with the options
         return end.code if isinstance(end.code, int) else 2
     return run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
