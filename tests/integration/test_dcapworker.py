@@ -259,7 +259,7 @@ def test_the_helper_replaces_a_worker_whose_library_hangs(library, tmp_path, sho
 
 def test_the_helper_without_the_library_says_what_is_missing(short_tmp):
     with helper(short_tmp, "--library", "/nowhere/lib.so", worker=None, backend="dcap", ready=False) as one:
-        until(lambda: one.health.exists() and "quotehelper.not_initialised" in one.codes())
+        until(lambda: one.health.exists() and "quotehelper.not-initialised" in one.codes())
         assert "SERVICE_UNAVAILABLE" in one.status()["reasons"][-1]["message"]
         assert not one.socket.exists()
 

@@ -123,7 +123,7 @@ def test_devices_are_listed_allocated_and_come_back(short_tmp, plugin):
                 second = await kubelet.allocate(RESOURCE, 1)
                 with pytest.raises(PlatformError) as caught:
                     await kubelet.allocate(RESOURCE, 1)
-                assert caught.value.code == "kubelet.devices_short"
+                assert caught.value.code == "kubelet.devices-short"
                 assert caught.value.found == "0 free, 2 in use"
                 kubelet.release(first)
                 assert kubelet.count(RESOURCE).free == 1
@@ -201,12 +201,12 @@ def test_a_refusal_of_the_plugin_takes_no_device(short_tmp, plugin):
                 plugin.refuse = True
                 with pytest.raises(PlatformError, match="the device is broken") as caught:
                     await kubelet.allocate(RESOURCE, 1)
-                assert caught.value.code == "kubelet.plugin_refused"
+                assert caught.value.code == "kubelet.plugin-refused"
                 plugin.refuse = False
                 plugin.answers = 0
                 with pytest.raises(PlatformError) as caught:
                     await kubelet.allocate(RESOURCE, 1)
-                assert caught.value.code == "kubelet.bad_answer"
+                assert caught.value.code == "kubelet.bad-answer"
                 assert kubelet.count(RESOURCE).free == 1
 
     asyncio.run(scenario())
@@ -251,7 +251,7 @@ def test_waiting_for_a_plugin_that_never_comes_ends_with_the_next_step(short_tmp
         async with kubelet.serving():
             with pytest.raises(UnreachableError) as caught:
                 await kubelet.wait_for(RESOURCE, 0.05)
-            assert caught.value.code == "kubelet.no_plugin"
+            assert caught.value.code == "kubelet.no-plugin"
             assert kubelet.count("nobody/heard") == kubelet.count(RESOURCE)
 
     asyncio.run(scenario())

@@ -238,7 +238,7 @@ def test_whoever_is_killed_the_whole_family_ends_and_the_lease_after_it(up, shor
     eventually(lambda: not alive(orphan) and not alive(keeper))
     eventually(lambda: up.leases() == 0)
     assert child.returncode == {"guard": -9, "keeper": 5, "program": 137}[killed]
-    assert ("run.keeper_lost" in stderr) == (killed == "keeper")
+    assert ("run.keeper-lost" in stderr) == (killed == "keeper")
 
 
 def test_when_up_ends_what_it_granted_ends_too(up, short_tmp):
@@ -324,8 +324,8 @@ def test_an_init_container_that_fails_ends_the_pod(up):
 @pytest.mark.parametrize(
     ("words", "code", "exit_code"),
     [
-        (["--provision", "--epc", "1Mi", "--", "true"], "admission.provision_refused", 1),
-        (["--epc", "0", "--", "true"], "admission.epc_amount", 1),
+        (["--provision", "--epc", "1Mi", "--", "true"], "admission.provision-refused", 1),
+        (["--epc", "0", "--", "true"], "admission.epc-amount", 1),
         (["--epc", "some", "--", "true"], "admission.amount", 1),
         (["--", "no-such-program"], "run.command", 2),
         (["-f", "/no/such/file"], "cli.input", 2),
@@ -349,7 +349,7 @@ def test_more_devices_than_there_are_give_the_epc_back(up):
     done = run(
         up, "-f", "-", "--output", "json", input=json.dumps({"kind": "Pod", "spec": {"containers": [container]}})
     )
-    assert json.loads(done.stdout)["error"]["code"] == "kubelet.devices_short"
+    assert json.loads(done.stdout)["error"]["code"] == "kubelet.devices-short"
     assert up.leases() == 0
 
 

@@ -231,7 +231,7 @@ def test_the_doctor_finds_nothing_missing(up):
 def test_a_second_one_with_the_same_state_is_refused_and_harms_nothing(up):
     done = kubenclave("up", "--simulated", "--state", str(up.state), "--output", "json")
     assert done.returncode == 2
-    assert json.loads(done.stdout)["error"]["code"] == "state.in_use"
+    assert json.loads(done.stdout)["error"]["code"] == "state.in-use"
     assert AesmClient(up.state / "aesmd/aesm.socket").key_ids()
 
 
@@ -318,7 +318,7 @@ def test_it_is_ready_within_two_seconds(short_tmp, monkeypatch):
     [
         pytest.param(["--epc", "1Ki"], "cli.misuse", 2, id="less-than-a-page"),
         pytest.param(["--epc", "lots"], "cli.misuse", 2, id="no-quantity"),
-        pytest.param(["--state", "/" + "x" * 90], "state.path_too_long", 2, id="long"),
+        pytest.param(["--state", "/" + "x" * 90], "state.path-too-long", 2, id="long"),
         pytest.param(["--state", "/proc/nothing"], "state.unusable", 5, id="unusable"),
     ],
 )
@@ -332,7 +332,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(words, code, exit_code
 def test_hardware_that_is_not_there_is_missed_at_once(short_tmp):
     done = kubenclave("up", "--hardware", "--state", str(short_tmp / "s"))
     assert done.returncode == 5
-    assert "error[up.no_sgx]" in done.stderr
+    assert "error[up.no-sgx]" in done.stderr
     assert "kubenclave doctor node" in done.stderr
 
 

@@ -232,7 +232,7 @@ def test_epc_that_grows_beyond_4096_mib_ends_the_agent_with_the_reason(machine, 
     assert isinstance(one.error, ExceptionGroup)
     (error,) = one.error.exceptions
     assert isinstance(error, PlatformError)
-    assert (error.code, error.found) == ("deviceplugin.epc_too_large", "4189 MiB")
+    assert (error.code, error.found) == ("deviceplugin.epc-too-large", "4189 MiB")
 
 
 def test_metrics_are_read_by_the_common_parser(machine, short_tmp):
@@ -314,11 +314,11 @@ def test_a_signal_ends_the_program_and_its_sockets_go(short_tmp, number):
     [
         pytest.param(
             ["--epc-mode", "devices"],
-            "deviceplugin.epc_too_large",
+            "deviceplugin.epc-too-large",
             "expected at most 4096 MiB, found 8192 MiB",
             id="epc",
         ),
-        pytest.param(["--enclave-limit", "300000"], "deviceplugin.list_too_long", "too long for a kubelet", id="list"),
+        pytest.param(["--enclave-limit", "300000"], "deviceplugin.list-too-long", "too long for a kubelet", id="list"),
         pytest.param(["--status-socket", "/nonexistent/agent.sock"], "socket.listen", "cannot listen", id="socket"),
     ],
 )

@@ -296,7 +296,7 @@ def test_refused_allocations_say_why(kubelet, short_tmp):
         with pytest.raises(grpc.RpcError) as caught:
             allocate(client, "enclave-99")
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert "[deviceplugin.unknown_device]" in caught.value.details()
+        assert "[deviceplugin.unknown-device]" in caught.value.details()
         (gone,) = (one for one in resources(Inventory(), OFFER) if one.name == ENCLAVE_RESOURCE)
         plugin.call(plugin.plugin.update, gone)
         with pytest.raises(grpc.RpcError) as caught:

@@ -60,7 +60,7 @@ def test_one_that_ends_before_it_is_ready_is_an_error_and_not_started_again(tmp_
         async with Services(QUICK).running() as services:
             with pytest.raises(PlatformError) as caught:
                 await services.start(service(tmp_path, "import sys; sys.exit(7) if {} else 0"))
-            assert (caught.value.code, caught.value.found) == ("up.daemon_failed", "exit code 7")
+            assert (caught.value.code, caught.value.found) == ("up.daemon-failed", "exit code 7")
 
     asyncio.run(scenario())
 
@@ -72,7 +72,7 @@ def test_one_that_never_becomes_ready_is_an_error_and_ended(tmp_path):
         async with Services(patience).running() as services:
             with pytest.raises(PlatformError) as caught:
                 await services.start(service(tmp_path, "import time; time.sleep(60); {}"))
-            assert caught.value.code == "up.daemon_late"
+            assert caught.value.code == "up.daemon-late"
 
     asyncio.run(scenario())
 

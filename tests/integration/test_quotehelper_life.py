@@ -46,7 +46,7 @@ def write(folder: Path, plan: str) -> None:
 
 def test_the_socket_appears_when_quotes_can_be_made_and_health_says_why_not(short_tmp):
     with planned(short_tmp, "error 44 e011", ready=False) as one:
-        until(lambda: one.health.exists() and "quotehelper.not_initialised" in one.codes())
+        until(lambda: one.health.exists() and "quotehelper.not-initialised" in one.codes())
         assert not one.socket.exists()
         status, body = one.get("/readyz")
         assert (status, b"0xE011" in body) == (503, True)
@@ -63,7 +63,7 @@ def test_the_socket_appears_when_quotes_can_be_made_and_health_says_why_not(shor
 
 
 @pytest.mark.parametrize(
-    ("plan", "code"), [("ppid", "quotehelper.not_initialised"), ("garbage", "quotehelper.worker_failing")]
+    ("plan", "code"), [("ppid", "quotehelper.not-initialised"), ("garbage", "quotehelper.worker-failing")]
 )
 def test_a_backend_whose_quotes_would_be_refused_or_make_no_sense_keeps_the_socket_away(short_tmp, plan, code):
     with planned(short_tmp, plan, ready=False) as one:
@@ -168,7 +168,7 @@ def test_help_and_misuse(capsys):
 def test_the_program_starts_the_worker_of_its_backend(short_tmp):
     """Without a CPU to ask, the simulated backend's worker ends, again and again, and the helper says so."""
     with helper(short_tmp, "--cpu-socket", str(short_tmp / "cpu"), worker=None, ready=False) as one:
-        until(lambda: one.health.exists() and "quotehelper.worker_failing" in one.codes())
+        until(lambda: one.health.exists() and "quotehelper.worker-failing" in one.codes())
         assert one.metric("kubenclave_quote_worker_restarts_total") >= 3
         assert not one.socket.exists()
         assert one.stop() == 0
@@ -201,7 +201,7 @@ def test_while_the_worker_is_away_clients_hear_busy_then_unavailable_and_ids_are
         until(lambda: not one.status()["ready"])
         heard = {error_of(one.socket, quote()) for _ in range(5)}
         assert heard <= {AesmError.BUSY, AesmError.ATT_KEY_NOT_INITIALIZED, AesmError.SERVICE_UNAVAILABLE}
-        until(lambda: "quotehelper.worker_failing" in one.codes())
+        until(lambda: "quotehelper.worker-failing" in one.codes())
         until(lambda: error_of(one.socket, READY) is AesmError.SERVICE_UNAVAILABLE)
         assert error_of(one.socket, quote()) is AesmError.SERVICE_UNAVAILABLE
         assert error_of(one.socket, SIZE) is AesmError.SERVICE_UNAVAILABLE

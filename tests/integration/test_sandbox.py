@@ -271,7 +271,7 @@ sys.exit(2)
     [
         (Command(("no-such-program",), {}), "run.command"),
         (Command(("/etc/passwd",), {}), "run.command"),
-        (Command(("true",), {}, cwd="/no/such/folder"), "run.working_dir"),
+        (Command(("true",), {}, cwd="/no/such/folder"), "run.working-dir"),
     ],
 )
 def test_what_cannot_be_started_is_a_usage_error(command, code):

@@ -63,23 +63,23 @@ ACCEPTED = {
 }
 
 REFUSED = {
-    "requests differ": ({EPC: "10Mi"}, {EPC: "5Mi"}, ["admission.requests_differ"]),
-    "requests differ in a dialect": ({AZURE: 10}, {AZURE: 5}, ["admission.requests_differ"]),
-    "requests only": (None, {EPC: "10Mi"}, ["admission.no_limit"]),
+    "requests differ": ({EPC: "10Mi"}, {EPC: "5Mi"}, ["admission.requests-differ"]),
+    "requests differ in a dialect": ({AZURE: 10}, {AZURE: 5}, ["admission.requests-differ"]),
+    "requests only": (None, {EPC: "10Mi"}, ["admission.no-limit"]),
     "a fraction": ({EPC: "0.5"}, None, ["admission.amount"]),
     "a negative amount": ({AZURE: "-1"}, None, ["admission.amount"]),
     "no quantity": ({EPC: "much"}, None, ["admission.amount"]),
     "a float": ({EPC: 1.5}, None, ["admission.amount"]),
-    "nothing asked for": ({EPC: "0"}, None, ["admission.epc_amount"]),
-    "more than there are bytes": ({AZURE: "1E"}, None, ["admission.epc_amount"]),
-    "dialects that disagree": ({AZURE: 10, EPC: "5Mi"}, None, ["admission.dialects_disagree"]),
-    "an enclave without EPC": ({ENCLAVE: 1}, None, ["admission.epc_missing"]),
-    "EPC without an enclave": ({EPC: "1Mi", ENCLAVE: 0}, None, ["admission.enclave_missing"]),
-    "provision not granted": ({EPC: "1Mi", PROVISION: 1}, None, ["admission.provision_refused"]),
+    "nothing asked for": ({EPC: "0"}, None, ["admission.epc-amount"]),
+    "more than there are bytes": ({AZURE: "1E"}, None, ["admission.epc-amount"]),
+    "dialects that disagree": ({AZURE: 10, EPC: "5Mi"}, None, ["admission.dialects-disagree"]),
+    "an enclave without EPC": ({ENCLAVE: 1}, None, ["admission.epc-missing"]),
+    "EPC without an enclave": ({EPC: "1Mi", ENCLAVE: 0}, None, ["admission.enclave-missing"]),
+    "provision not granted": ({EPC: "1Mi", PROVISION: 1}, None, ["admission.provision-refused"]),
     "all reasons at once": (
         {EPC: "1Mi", ENCLAVE: 0, PROVISION: 1},
         None,
-        ["admission.enclave_missing", "admission.provision_refused"],
+        ["admission.enclave-missing", "admission.provision-refused"],
     ),
 }
 
@@ -119,7 +119,7 @@ def test_reasons_of_all_containers_are_told_together():
     two["spec"]["containers"].append({"name": "other", "resources": {"limits": {ENCLAVE: "1"}}})
     with pytest.raises(PolicyError) as caught:
         admit(two)
-    assert [finding.code for finding in caught.value.findings] == ["admission.epc_amount", "admission.epc_missing"]
+    assert [finding.code for finding in caught.value.findings] == ["admission.epc-amount", "admission.epc-missing"]
 
 
 def test_provision_by_name_and_by_annotation_for_whom_it_is_granted():
@@ -129,7 +129,7 @@ def test_provision_by_name_and_by_annotation_for_whom_it_is_granted():
     assert by_annotation.pod["spec"]["containers"][0]["resources"]["limits"][PROVISION] == "1"
     with pytest.raises(PolicyError) as caught:
         admit(pod({EPC: "1Mi"}, provider="app"))
-    assert caught.value.code == "admission.provision_refused"
+    assert caught.value.code == "admission.provision-refused"
     assert admit(pod({EPC: "1Mi", PROVISION: 0}, provider="app")).asks[0].provision == 0
 
 

@@ -121,7 +121,7 @@ def test_refusals_carry_the_code_of_the_protocol(short_tmp, error, kind, tries):
     with helper(short_tmp / "a", refusing), pytest.raises(KubenclaveError) as caught:
         AesmClient(short_tmp / "a").quote(report)
     assert type(caught.value) is kind
-    assert caught.value.code == f"aesm.{error.name.lower()}"
+    assert caught.value.code == f"aesm.{error.name.lower().replace('_', '-')}"
     assert len(tried) == tries
 
 
@@ -147,7 +147,7 @@ def test_nobody_there_says_what_to_look_at(short_tmp):
 def test_a_connection_closed_without_an_answer_is_told_from_nobody(short_tmp):
     with helper(short_tmp / "a", lambda _: b""), pytest.raises(UnreachableError) as caught:
         AesmClient(short_tmp / "a").key_ids()
-    assert caught.value.code == "aesm.no_answer"
+    assert caught.value.code == "aesm.no-answer"
 
 
 def test_a_helper_that_stalls_costs_no_more_than_the_timeout(short_tmp):

@@ -534,7 +534,7 @@ def test_the_enclave_a_command_was_started_in_makes_the_report(clients, tmp_path
 @pytest.mark.usefixtures("clients")
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(UnreachableError("nobody", code="aesm.unreachable"), 4), (PlatformError("no", code="aesm.invalid_report"), 5)],
+    [(UnreachableError("nobody", code="aesm.unreachable"), 4), (PlatformError("no", code="aesm.invalid-report"), 5)],
     ids=["unreachable", "refused"],
 )
 def test_what_aesm_says_reaches_the_exit_code(error, code, report, monkeypatch, capsys):

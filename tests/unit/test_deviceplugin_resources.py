@@ -112,7 +112,7 @@ def test_epc_by_the_mib_is_refused_above_4096() -> None:
     more = replace(IN_KERNEL, sections=(EpcSection(0, 4096 * MIB), EpcSection(1, MIB)))
     with pytest.raises(PlatformError) as caught:
         resources(more, Offer(epc_mode=EpcMode.DEVICES))
-    assert (caught.value.code, caught.value.found) == ("deviceplugin.epc_too_large", "4097 MiB")
+    assert (caught.value.code, caught.value.found) == ("deviceplugin.epc-too-large", "4097 MiB")
     assert "--epc-mode=capacity" in str(caught.value.hint)
 
 
@@ -186,8 +186,8 @@ def test_unknown_devices_are_refused(names: list[str]) -> None:
     plugin = ResourcePlugin(by_name(IN_KERNEL)[ENCLAVE_RESOURCE], answers)
     with pytest.raises(UsageError) as caught:
         plugin.allocate(request(*names))
-    assert caught.value.code == "deviceplugin.unknown_device"
-    assert answers.get(ENCLAVE_RESOURCE, "deviceplugin.unknown_device") == 1
+    assert caught.value.code == "deviceplugin.unknown-device"
+    assert answers.get(ENCLAVE_RESOURCE, "deviceplugin.unknown-device") == 1
 
 
 def test_health_follows_the_device_node() -> None:
@@ -234,4 +234,4 @@ def test_list_too_long_for_a_kubelet_is_refused_in_good_health_already() -> None
     just_fits_in_good_health = tuple(Device(f"{n:063}") for n in range(MAX_LIST // size))
     with pytest.raises(PlatformError) as caught:
         ResourcePlugin(Resource("a/b", "s", just_fits_in_good_health, True, Grant()), counter())
-    assert caught.value.code == "deviceplugin.list_too_long"
+    assert caught.value.code == "deviceplugin.list-too-long"

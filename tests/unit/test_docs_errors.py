@@ -37,7 +37,7 @@ COMPUTED = {
     ],
     "f\"policy.{name.replace('_', '-')}\"": ["policy.mr-enclave", "policy.mr-signer", "policy.mr-td"],
     "f\"{what.lower().replace(' ', '-')}.malformed\"": ["tcb-info.malformed", "qe-identity.malformed"],
-    "f'aesm.{error.name.lower()}'": ["aesm.*"],
+    "f\"aesm.{error.name.lower().replace('_', '-')}\"": ["aesm.*"],
     "f'simcpu.{reply.code.slug}'": [f"simcpu.{status.slug}" for status in Code if status],
     "f'simcpu.{answer.slug}'": [],  # the simulator's own use of the same codes
     "f'sgx.{name}'": [],  # a key of Gramine's manifest
@@ -118,3 +118,7 @@ def test_the_document_lists_the_codes_of_the_source_and_no_other():
 
 def test_no_code_is_listed_twice():
     assert len(documented()) == len(set(documented()))
+
+
+def test_codes_are_spelled_with_hyphens():
+    assert [code for code in documented() if "_" in code] == []

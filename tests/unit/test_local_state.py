@@ -30,7 +30,7 @@ def test_a_relative_folder_is_meant_from_here():
 def test_names_too_long_for_a_socket_are_refused_before_anything_is_made():
     with pytest.raises(UsageError) as caught:
         locate("/" + "x" * 80, {})
-    assert caught.value.code == "state.path_too_long"
+    assert caught.value.code == "state.path-too-long"
     assert caught.value.expected == "at most 61 bytes"
 
 
@@ -40,7 +40,7 @@ def test_owning_makes_it_for_the_owner_alone_and_keeps_others_out(short_tmp):
         assert state.path.stat().st_mode & 0o777 == 0o700
         with pytest.raises(UsageError) as caught, owned(state):
             pytest.fail("owned twice")
-        assert caught.value.code == "state.in_use"
+        assert caught.value.code == "state.in-use"
     with owned(state):  # and again, once it is free
         assert state.aesm_directory.is_dir()
 
@@ -49,7 +49,7 @@ def test_a_folder_that_others_can_write_to_is_refused(short_tmp):
     short_tmp.chmod(0o777)
     with pytest.raises(UsageError) as caught, owned(StateDirectory(short_tmp)):
         pytest.fail("owned")
-    assert caught.value.code == "state.not_ours"
+    assert caught.value.code == "state.not-ours"
     assert "mode 0777" in str(caught.value)
     assert list(short_tmp.iterdir()) == []
 

@@ -83,8 +83,8 @@ def test_command_args_and_variables_expand_as_in_a_kubelet():
 @pytest.mark.parametrize(
     ("container", "code"),
     [
-        ({"name": "a"}, "run.no_command"),
-        ({"name": "a", "args": ["x"]}, "run.no_command"),
+        ({"name": "a"}, "run.no-command"),
+        ({"name": "a", "args": ["x"]}, "run.no-command"),
         ({"name": "a", "command": ["x"], "envFrom": [{}]}, "run.unsupported"),
         ({"name": "a", "command": ["x"], "env": [{"name": "A", "valueFrom": {"secretKeyRef": {}}}]}, "run.unsupported"),
     ],

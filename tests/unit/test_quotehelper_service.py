@@ -133,7 +133,7 @@ def test_a_failed_initialisation_is_told_to_all_and_at_once_to_those_who_come_ri
         await bench.worker.answer(Op.INIT, 12)
         assert waiting.error(INIT) is AesmError.NETWORK_ERROR
         assert bench.ask(INIT).error(INIT) is AesmError.NETWORK_ERROR
-        assert [reason.code for reason in bench.service.reasons] == ["quotehelper.not_initialised"]
+        assert [reason.code for reason in bench.service.reasons] == ["quotehelper.not-initialised"]
         assert "0xE000" in bench.service.reasons[0].message
         assert "PCCS" in bench.service.reasons[0].hint
 
@@ -251,8 +251,8 @@ def test_an_unwanted_qe_report_means_another_worker():
 @pytest.mark.parametrize(
     ("state", "error", "code"),
     [
-        (WorkerState.RESTARTING, AesmError.BUSY, "quotehelper.worker_restarting"),
-        (WorkerState.FAILING, AesmError.SERVICE_UNAVAILABLE, "quotehelper.worker_failing"),
+        (WorkerState.RESTARTING, AesmError.BUSY, "quotehelper.worker-restarting"),
+        (WorkerState.FAILING, AesmError.SERVICE_UNAVAILABLE, "quotehelper.worker-failing"),
     ],
     ids=["restarting", "failing"],
 )

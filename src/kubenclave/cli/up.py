@@ -46,7 +46,7 @@ def command(*, state: str | None, simulated: bool | None, epc: int, grant_provis
     if simulated is False and not usable:
         raise PlatformError(
             "no usable SGX on this machine",
-            code="up.no_sgx",
+            code="up.no-sgx",
             hint="kubenclave doctor node tells which layer is missing; --simulated needs none",
         )
     simulating = not usable if simulated is None else simulated

@@ -181,13 +181,13 @@ class _Review:
                 continue
             if not 0 < amount <= MAX_AMOUNT // dialect.unit:
                 expected = f"more than zero and at most {MAX_AMOUNT // dialect.unit}"
-                self._refuse("admission.epc_amount", name, dialect.resource, expected, str(amount))
+                self._refuse("admission.epc-amount", name, dialect.resource, expected, str(amount))
                 continue
             sizes[dialect.resource] = amount * dialect.unit
         if len(set(sizes.values())) > 1:
             first, *others = sizes
             found = ", ".join(f"{resource} meaning {sizes[resource]} bytes" for resource in others)
-            self._refuse("admission.dialects_disagree", name, first, f"{sizes[first]} bytes in every dialect", found)
+            self._refuse("admission.dialects-disagree", name, first, f"{sizes[first]} bytes in every dialect", found)
             return None
         return next(iter(sizes.values()), None)
 
@@ -206,11 +206,11 @@ class _Review:
                 )
                 return None
         if "limits" not in amounts and amounts:
-            self._refuse("admission.no_limit", name, resource, "the same in limits", "requests only")
+            self._refuse("admission.no-limit", name, resource, "the same in limits", "requests only")
             return None
         if "requests" in amounts and amounts["requests"] != amounts["limits"]:
             expected = f"requests equal to limits, {lists['limits'][resource]}"
-            self._refuse("admission.requests_differ", name, resource, expected, str(lists["requests"][resource]))
+            self._refuse("admission.requests-differ", name, resource, expected, str(lists["requests"][resource]))
             return None
         return amounts.get("limits")
 
@@ -218,14 +218,14 @@ class _Review:
         resource = next((resource for resource, count in devices.items() if count), None)
         if epc is None and resource is not None:
             expected = f"an amount of {EPC_RESOURCE} beside it: what is not asked for is not counted"
-            self._refuse("admission.epc_missing", name, resource, expected, "none")
+            self._refuse("admission.epc-missing", name, resource, expected, "none")
         if epc is not None and devices[ENCLAVE_RESOURCE] == 0:
-            self._refuse("admission.enclave_missing", name, ENCLAVE_RESOURCE, "1, or left out", "0")
+            self._refuse("admission.enclave-missing", name, ENCLAVE_RESOURCE, "1, or left out", "0")
         by_annotation = epc is not None and devices[PROVISION_RESOURCE] is None and self._is_provider(name)
         if (devices[PROVISION_RESOURCE] or by_annotation) and not self._granted:
             expected = "the provisioning key granted to this namespace and service account"
             found = "not granted" + (f"; asked for by annotation {QUOTE_PROVIDER}" if by_annotation else "")
-            self._refuse("admission.provision_refused", name, PROVISION_RESOURCE, expected, found)
+            self._refuse("admission.provision-refused", name, PROVISION_RESOURCE, expected, found)
 
     def _is_provider(self, name: str) -> bool:
         """Tell whether the annotation makes this container the quote provider, Intel's way to ask for provision."""

@@ -54,7 +54,7 @@ def guarded(work: Callable[[], bytes], lease: int, lost: Callable[[], None]) -> 
     if status != 0:
         raise PlatformError(
             "the process that kept the programs has ended without a word",
-            code="run.keeper_lost",
+            code="run.keeper-lost",
             expected="exit code 0",
             found=str(status),
             hint="whatever ran was ended too",

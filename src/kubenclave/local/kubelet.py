@@ -113,7 +113,7 @@ class Kubelet:
         except TimeoutError as error:
             raise UnreachableError(
                 f"no plugin has offered {resource}",
-                code="kubelet.no_plugin",
+                code="kubelet.no-plugin",
                 expected=f"a healthy device within {within:g} s",
                 found=f"{self.count(resource).listed} unhealthy",
                 hint="the node agent's log says what it waits for",
@@ -133,7 +133,7 @@ class Kubelet:
             if endpoint is None or len(free) < amount:
                 raise PlatformError(
                     f"not enough devices of {resource}",
-                    code="kubelet.devices_short",
+                    code="kubelet.devices-short",
                     expected=f"{amount} free",
                     found=f"{len(free)} free, {len(used)} in use",
                     hint="kubenclave doctor node tells which layer is missing",
@@ -145,7 +145,7 @@ class Kubelet:
             if len(response.container_responses) != 1:
                 raise PlatformError(
                     f"the plugin of {resource} answered for another number of containers",
-                    code="kubelet.bad_answer",
+                    code="kubelet.bad-answer",
                     expected="1",
                     found=str(len(response.container_responses)),
                 )
@@ -237,12 +237,12 @@ async def _call(resource: str, call: Awaitable[_Response]) -> _Response:
         return await call
     except GRPCError as error:
         raise PlatformError(
-            f"the plugin of {resource} refused: {error.message or error.status.name}", code="kubelet.plugin_refused"
+            f"the plugin of {resource} refused: {error.message or error.status.name}", code="kubelet.plugin-refused"
         ) from error
     except _CONNECTION_ERRORS as error:
         raise UnreachableError(
             f"the plugin of {resource} does not answer: {str(error) or type(error).__name__}",
-            code="kubelet.plugin_gone",
+            code="kubelet.plugin-gone",
         ) from error
 
 

@@ -156,7 +156,7 @@ def _program(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Program:
     if not container.get("command"):
         raise UsageError(
             f"container {name} has no command",
-            code="run.no_command",
+            code="run.no-command",
             hint="images are not pulled here, so their entrypoint is not known: write it under command",
         )
     cwd = container.get("workingDir")

@@ -104,7 +104,7 @@ class Services:
             if process.returncode is not None:
                 raise PlatformError(
                     f"the {service.name} ended while starting",
-                    code="up.daemon_failed",
+                    code="up.daemon-failed",
                     expected="a running daemon",
                     found=f"exit code {process.returncode}",
                     hint="its last log line says why",
@@ -112,7 +112,7 @@ class Services:
             if loop.time() > deadline:
                 raise PlatformError(
                     f"the {service.name} does not become ready",
-                    code="up.daemon_late",
+                    code="up.daemon-late",
                     expected=f"an answer within {self._patience.start:g} s",
                     found="none",
                     hint="its last log line says what it waits for",

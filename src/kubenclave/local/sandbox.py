@@ -228,7 +228,7 @@ def _failure(message: bytes, command: Command) -> KubenclaveError:
             hint="sysctl user.max_user_namespaces and kernel.apparmor_restrict_unprivileged_userns, or run as root",
         )
     if details["stage"] == "folder":
-        return UsageError(f"cannot work in {command.cwd}: {details['reason'].lower()}", code="run.working_dir")
+        return UsageError(f"cannot work in {command.cwd}: {details['reason'].lower()}", code="run.working-dir")
     return UsageError(
         f"cannot start {command.argv[0]}: {details['reason'].lower()}",
         code="run.command",

@@ -75,7 +75,7 @@ def locate(wanted: str | None, env: Mapping[str, str]) -> StateDirectory:
         most = MAX_SOCKET_PATH - len(_LONGEST) - 1
         raise UsageError(
             f"the path of the state directory is too long for the sockets in it: {state.path}",
-            code="state.path_too_long",
+            code="state.path-too-long",
             expected=f"at most {most} bytes",
             found=f"{len(os.fsencode(state.path))} bytes",
             hint="choose a shorter one, for example --state /tmp/kubenclave",
@@ -101,7 +101,7 @@ def owned(state: StateDirectory) -> Iterator[None]:
         except BlockingIOError as error:
             raise UsageError(
                 f"'kubenclave up' already runs with {state.path}",
-                code="state.in_use",
+                code="state.in-use",
                 hint="use it with 'kubenclave run', or start another one with another --state",
             ) from error
         yield
@@ -116,7 +116,7 @@ def _check_ours(path: Path) -> None:
     if status.st_uid != os.geteuid() or others:
         raise UsageError(
             f"others can write to the state directory {path}",
-            code="state.not_ours",
+            code="state.not-ours",
             expected=f"owner {os.geteuid()}, mode 0700",
             found=f"owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}",
             hint="choose another one, or chown and chmod 700 this one",

@@ -179,7 +179,7 @@ async def _usable_epc(state: StateDirectory) -> int:
         if loop.time() > deadline:
             raise PlatformError(
                 "the node agent finds no EPC",
-                code="up.no_epc",
+                code="up.no-epc",
                 hint="kubenclave doctor node tells which layer is missing",
             )
         await asyncio.sleep(EPC_FIRST_POLL)

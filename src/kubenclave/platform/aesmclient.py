@@ -95,7 +95,7 @@ class AesmClient:
             ) from error
         raise UnreachableError(
             f"the AESM socket {self._path} closed without an answer",
-            code="aesm.no_answer",
+            code="aesm.no-answer",
             hint="the quote helper's log says why",
         )
 
@@ -116,4 +116,4 @@ def _refused(error: AesmError) -> KubenclaveError:
 
 
 def _code(error: AesmError) -> str:
-    return f"aesm.{error.name.lower()}"
+    return f"aesm.{error.name.lower().replace('_', '-')}"

@@ -78,7 +78,7 @@ class ResourcePlugin:
         if unknown or not names:
             raise UsageError(
                 f"no such device of {self.resource}",
-                code="deviceplugin.unknown_device",
+                code="deviceplugin.unknown-device",
                 expected=f"one of {len(self._devices)} devices on the list",
                 found=", ".join(unknown[:5]) or "none",
                 hint="the kubelet goes by an older list; the next pod will fit",
@@ -116,7 +116,7 @@ def _encode(resource: Resource, devices: dict[str, Device]) -> pb.ListAndWatchRe
     if largest > MAX_LIST:
         raise PlatformError(
             f"the device list of {resource.name} is too long for a kubelet",
-            code="deviceplugin.list_too_long",
+            code="deviceplugin.list-too-long",
             expected=f"at most {MAX_LIST} bytes",
             found=f"{largest} bytes for {len(devices)} devices",
             hint="lower the limit",

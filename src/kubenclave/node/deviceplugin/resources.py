@@ -133,7 +133,7 @@ def _mib_devices(inventory: Inventory) -> tuple[Device, ...]:
     if count > MAX_EPC_DEVICES:
         raise PlatformError(
             "too much EPC to count it as one device for each MiB",
-            code="deviceplugin.epc_too_large",
+            code="deviceplugin.epc-too-large",
             expected=f"at most {MAX_EPC_DEVICES} MiB",
             found=f"{count} MiB",
             hint="use --epc-mode=capacity: kubelets write every device into the pod's status, which the API server "

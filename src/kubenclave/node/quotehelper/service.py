@@ -98,16 +98,16 @@ class QuoteService:
         state = self._worker.state
         if state is WorkerState.FAILING:
             return [
-                Reason("quotehelper.worker_failing", "the worker ends again and again", "its last log lines say why")
+                Reason("quotehelper.worker-failing", "the worker ends again and again", "its last log lines say why")
             ]
         if state is WorkerState.RESTARTING:
-            return [Reason("quotehelper.worker_restarting", "the worker is being started again")]
+            return [Reason("quotehelper.worker-restarting", "the worker is being started again")]
         if self._init_error is AesmError.BUSY:
             return [Reason("quotehelper.initialising", "the attestation key is being made and certified")]
         text = f"no attestation key: {self._init_error.name} ({int(self._init_error)})"
         if self._init_original:
             text += f", the library says 0x{self._init_original:04X}"
-        return [Reason("quotehelper.not_initialised", text, hint_for(self._init_error))]
+        return [Reason("quotehelper.not-initialised", text, hint_for(self._init_error))]
 
     async def wait_initialised(self) -> None:
         """Return once an attestation key is there."""
