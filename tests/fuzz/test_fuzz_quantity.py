@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenclave.errors import FormatError
-from kubenclave.sgx.epc import EPC_UNITS, Quantity, epc_bytes
+from kubenclave.sgx.epc import Quantity
 
 TEXT = st.one_of(st.text(), st.text(alphabet="0123456789.+-eEinumkKMGTPi", max_size=140))
 
@@ -16,9 +16,3 @@ TEXT = st.one_of(st.text(), st.text(alphabet="0123456789.+-eEinumkKMGTPi", max_s
 def test_quantity_raises_only_format_errors(value: object) -> None:
     with contextlib.suppress(FormatError):
         assert Quantity.parse(str(Quantity.parse(value))) is not None
-
-
-@given(resource=st.sampled_from([*EPC_UNITS, "cpu"]), value=TEXT)
-def test_epc_bytes_raises_only_format_errors(resource: str, value: str) -> None:
-    with contextlib.suppress(FormatError):
-        assert epc_bytes(resource, value) >= 0

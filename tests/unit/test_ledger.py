@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenclave.errors import PlatformError
-from kubenclave.local.ledger import Holder, Ledger, amount
+from kubenclave.local.ledger import Holder, Ledger
 
 MIB = 1 << 20
 
@@ -57,11 +57,6 @@ def test_leases_outlive_a_shrunken_capacity():
     lease = ledger.take(10, Holder("a", 1))
     ledger.capacity = 4
     assert (ledger.free, ledger.leases) == (0, (lease,))
-
-
-@pytest.mark.parametrize(("size", "text"), [(0, "0"), (64 * MIB, "64Mi"), (1 << 30, "1Gi"), (4097, "4097")])
-def test_amounts_are_written_as_people_do(size, text):
-    assert amount(size) == text
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 60)), max_size=40))

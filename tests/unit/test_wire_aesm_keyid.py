@@ -8,8 +8,6 @@ from kubenclave.wire.aesm_keyid import (
     ECDSA_P256_KEY_ID as KEY_ID,
 )
 from kubenclave.wire.aesm_keyid import (
-    Algorithm,
-    algorithm_of,
     build_key_id_list,
     parse_key_id_list,
     same_key,
@@ -25,18 +23,11 @@ def test_fields_lie_where_clients_look_for_them():
     assert KEY_ID[58:154] == bytes(96)
     assert KEY_ID[154:158] == bytes.fromhex("02000000")
     assert KEY_ID[158:] == bytes(98)
-    assert algorithm_of(KEY_ID) == Algorithm.ECDSA_P256
 
 
 def test_only_the_first_158_bytes_say_which_key_it_is():
     assert same_key(KEY_ID, KEY_ID[:158] + b"\xff" * 98)
     assert not same_key(KEY_ID, KEY_ID[:157] + b"\xff" + KEY_ID[158:])
-
-
-def test_an_algorithm_needs_a_whole_id():
-    with pytest.raises(FormatError) as caught:
-        algorithm_of(KEY_ID[:255])
-    assert caught.value.code == "format.truncated"
 
 
 @pytest.mark.parametrize("count", [0, 1, 10])

@@ -15,8 +15,8 @@ import click
 from kubenclave.cli import kit
 from kubenclave.cli.stage import PROGRAM, Done, Stage
 from kubenclave.errors import KubenclaveError, PlatformError
-from kubenclave.local.ledger import amount
 from kubenclave.local.up import has_sgx
+from kubenclave.sgx.epc import amount
 
 EPC: Final = "128Mi"
 ASKED: Final = "64Mi"

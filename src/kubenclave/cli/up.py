@@ -13,8 +13,8 @@ from kubenclave.cli.sizes import EpcSize
 from kubenclave.errors import PlatformError
 from kubenclave.local import up
 from kubenclave.local.control import Status
-from kubenclave.local.ledger import amount
 from kubenclave.local.state import StateDirectory, locate
+from kubenclave.sgx.epc import amount
 
 
 @click.command(

@@ -7,7 +7,7 @@ Nothing else limits EPC: no mainline kernel does per container. So what is not l
 from dataclasses import dataclass
 
 from kubenclave.errors import PlatformError
-from kubenclave.sgx.epc import Notation, Quantity
+from kubenclave.sgx.epc import EPC_RESOURCE, amount
 
 _SHOWN = 5
 
@@ -59,7 +59,7 @@ class Ledger:
                 f"not enough EPC: asked {amount(size)}, free {amount(self.free)} of {amount(self.capacity)}; "
                 f"{self._held_by()}",
                 code="epc.short",
-                field="sgx.intel.com/epc",
+                field=EPC_RESOURCE,
                 expected=f"at most {self.free} bytes",
                 found=f"{size} bytes",
                 hint=self._hint(size),
@@ -89,8 +89,3 @@ class Ledger:
         if size > self.capacity:
             return "this machine will never have that much: ask for less"
         return "wait until a holder ends, or ask for less"
-
-
-def amount(size: int) -> str:
-    """Return bytes as people write them, as in 64Mi."""
-    return str(Quantity(size * 10**9, Notation.BINARY))

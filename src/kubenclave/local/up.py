@@ -19,12 +19,12 @@ from kubenclave.local.allotment import Allotment
 from kubenclave.local.control import Container, Granted, HeldLease, Status
 from kubenclave.local.controlserver import ControlServer
 from kubenclave.local.kubelet import Kubelet
-from kubenclave.local.ledger import Holder, Lease, Ledger, amount
+from kubenclave.local.ledger import Holder, Lease, Ledger
 from kubenclave.local.processes import Service, Services
 from kubenclave.local.state import StateDirectory, owned
 from kubenclave.platform.base import DeviceKind
 from kubenclave.platform.linux.discover import LinuxPlatform
-from kubenclave.sgx.epc import ENCLAVE_RESOURCE, PROVISION_RESOURCE
+from kubenclave.sgx.epc import ENCLAVE_RESOURCE, PROVISION_RESOURCE, amount
 
 EPC_POLL: Final = 1.0
 EPC_FIRST_POLL: Final = 0.02

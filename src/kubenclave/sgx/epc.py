@@ -25,9 +25,6 @@ PROVISION_RESOURCE: Final = "sgx.intel.com/provision"
 AZURE_EPC_RESOURCE: Final = "kubernetes.azure.com/sgx_epc_mem_in_MiB"
 ALIBABA_EPC_RESOURCE: Final = "alibabacloud.com/sgx_epc_MiB"
 
-# Bytes that one unit of each EPC resource stands for.
-EPC_UNITS: Final = {EPC_RESOURCE: 1, AZURE_EPC_RESOURCE: MIB, ALIBABA_EPC_RESOURCE: MIB}
-
 _NANO: Final = 10**9
 _MAX_TEXT: Final = 128
 _MAX_EXPONENT: Final = 2 * _MAX_TEXT  # with so few digits, beyond it only "too large" and "one nano unit" are left
@@ -171,20 +168,6 @@ def mib_for(size: int) -> int:
     return -(-size // MIB)
 
 
-def epc_bytes(resource: str, amount: object) -> int:
-    """Return the bytes that ``amount`` of an EPC resource means, whichever dialect names it.
-
-    Raises FormatError for a name that is not in EPC_UNITS and for an amount that is no whole quantity.
-    """
-    unit = EPC_UNITS.get(resource)
-    if unit is None:
-        raise FormatError(
-            "not a resource that counts EPC",
-            code="quantity.resource",
-            expected=" or ".join(EPC_UNITS),
-            found=repr(resource),
-        )
-    size = Quantity.parse(amount).whole() * unit
-    if size > MAX_AMOUNT:
-        raise _out_of_range(f"{amount} of {resource}")
-    return size
+def amount(size: int) -> str:
+    """Return bytes as people write them, as in 64Mi."""
+    return str(Quantity(size * _NANO, Notation.BINARY))

@@ -15,7 +15,6 @@ from kubenclave.sgx.attributes import Attributes
 from kubenclave.sgx.layout import Layout
 
 SIGSTRUCT_SIZE: Final = 1808
-SIGNED_SIZE: Final = 256
 KEY_SIZE: Final = 384
 EXPONENT: Final = 3
 VENDOR_INTEL: Final = 0x8086

@@ -46,7 +46,6 @@ _KEY_ID: Final = Layout(
         (176, "reserved", 80),
     ],
 )
-_ALGORITHM: Final = struct.Struct("<154xI")
 _LIST_HEAD: Final = struct.Struct("<HHI")
 
 # Clients compile this MRSIGNER in, so it is advertised whoever makes the quotes; only a verifier judges the enclave.
@@ -74,19 +73,6 @@ ECDSA_P256_KEY_ID: Final = _KEY_ID.build(
 def same_key(one: bytes, other: bytes) -> bool:
     """Compare as AESM does: the first 158 bytes only."""
     return one[:COMPARED_SIZE] == other[:COMPARED_SIZE]
-
-
-def algorithm_of(key_id: bytes) -> int:
-    """Return the ``algorithm_id`` of 256 bytes, which need not be one of Algorithm. Raises FormatError if too short."""
-    if len(key_id) < KEY_ID_SIZE:
-        raise FormatError(
-            "attestation key id is too short",
-            code="format.truncated",
-            expected=f"{KEY_ID_SIZE} bytes",
-            found=f"{len(key_id)} bytes",
-        )
-    number: int = _ALGORITHM.unpack_from(key_id)[0]
-    return number
 
 
 def build_key_id_list(key_ids: Sequence[bytes]) -> bytes:
