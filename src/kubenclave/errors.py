@@ -137,3 +137,9 @@ class PlatformError(KubenclaveError):
 
     exit_code = 5
     http_status = 503
+
+
+def first_error(group: BaseExceptionGroup[KubenclaveError]) -> KubenclaveError:
+    """Return the first error of ours in a group: the others are its consequences."""
+    error = group.exceptions[0]
+    return first_error(error) if isinstance(error, BaseExceptionGroup) else error

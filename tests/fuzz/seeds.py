@@ -6,6 +6,7 @@ import struct
 from typing import Any, Final
 
 from kubenclave.dcap.pckext import PckCa
+from kubenclave.errors import Finding
 from kubenclave.local import control
 from kubenclave.platform.simulated.issuer import Issuer
 from kubenclave.platform.simulated.pki import Pki, sgx_entries, sgx_extension
@@ -140,6 +141,6 @@ CONTROL_LINES: Final = [
     control.encode(control.Granted(POD, (control.Container("main", "main"),), 4096, "/state", simulated=True)),
     control.encode(control.Status(True, 8192, 4096, (control.HeldLease("pod", 1, 4096),), {"r": (1, 1)}, "/socket")),
     control.encode(
-        control.Refused("PolicyError", "c", "m", findings=(control.RefusedFinding("c", "f", "e", "f"),)),
+        control.Refused("PolicyError", "c", "m", findings=(Finding("c", "f", "e", "f"),)),
     ),
 ]

@@ -36,4 +36,4 @@ def quote_helper(arguments: tuple[str, ...]) -> None:
     """Serve quotes on the AESM socket (--help for its options)."""
     from kubenclave.node import helper as daemon
 
-    kit.finish(daemon.main(list(arguments)) or 0)
+    kit.finish(daemon.main(list(arguments)))

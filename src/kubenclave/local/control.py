@@ -81,15 +81,6 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
     cpu_socket: str | None = None
 
 
-class RefusedFinding(msgspec.Struct, frozen=True):
-    """One finding of a PolicyError."""
-
-    code: str
-    field: str
-    expected: str
-    found: str
-
-
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
     """An error of ours, to be raised on the other side."""
 
@@ -100,7 +91,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     expected: str | None = None
     found: str | None = None
     hint: str | None = None
-    findings: tuple[RefusedFinding, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 Request = LeaseRequest | StatusRequest
@@ -147,8 +138,7 @@ def decode_reply(line: bytes) -> Reply:
 def refusal(error: KubenclaveError) -> Refused:
     """Return an error in the form it travels in."""
     if isinstance(error, PolicyError):
-        findings = tuple(RefusedFinding(f.code, f.field, f.expected, f.found) for f in error.findings)
-        return Refused("PolicyError", error.code, error.message, findings=findings)
+        return Refused("PolicyError", error.code, error.message, findings=error.findings)
     return Refused(
         type(error).__name__,
         error.code,
@@ -163,7 +153,7 @@ def refusal(error: KubenclaveError) -> Refused:
 def as_error(refused: Refused) -> KubenclaveError:
     """Return the error that a refusal stands for."""
     if refused.findings:
-        return PolicyError([Finding(f.code, f.field, f.expected, f.found) for f in refused.findings])
+        return PolicyError(refused.findings)
     kind = _KINDS.get(refused.kind, PlatformError)
     return kind(
         refused.message,

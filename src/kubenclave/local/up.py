@@ -13,7 +13,7 @@ from typing import Any, Final
 import structlog
 
 from kubenclave.cluster.admission import Ask, ContainerKind, admit
-from kubenclave.errors import FormatError, KubenclaveError, PlatformError, UnreachableError
+from kubenclave.errors import FormatError, KubenclaveError, PlatformError, UnreachableError, first_error
 from kubenclave.local import agentstatus, control
 from kubenclave.local.allotment import Allotment
 from kubenclave.local.control import Container, Granted, HeldLease, Status
@@ -266,13 +266,7 @@ async def _first_of(work: "asyncio.Task[None]", stop: "asyncio.Future[str]") -> 
         work.result()
     except BaseExceptionGroup as group:
         ours = group.subgroup(KubenclaveError)
-        raise group if ours is None else _first(ours) from group
-
-
-def _first(group: BaseExceptionGroup[KubenclaveError]) -> KubenclaveError:
-    """Return the first error in a group: the others are its consequences."""
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+        raise group if ours is None else first_error(ours) from group
 
 
 def _name(pod: dict[str, Any]) -> str:

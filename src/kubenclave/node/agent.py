@@ -20,11 +20,12 @@ from typing import Final, Never
 import structlog
 
 from kubenclave import log
-from kubenclave.errors import KubenclaveError
+from kubenclave.errors import KubenclaveError, first_error
+from kubenclave.node.arguments import new_parser, whole_number
 from kubenclave.node.deviceplugin import EpcMode, Offer, ResourcePlugin, resources
 from kubenclave.node.health import HealthServer
 from kubenclave.node.kubelet import Session, Timing
-from kubenclave.node.report import Condition, Offering, Reporter
+from kubenclave.node.status import Condition, Offering, StatusPage
 from kubenclave.node.watch import Signal, watch_directories
 from kubenclave.platform.base import Inventory, Platform
 
@@ -60,7 +61,7 @@ class Agent:
     def __init__(self, settings: Settings) -> None:
         self.condition = Condition()
         self._settings = settings
-        self._reporter = Reporter(self.condition, stale=STALE_AFTER + settings.interval)
+        self._page = StatusPage(self.condition, stale=STALE_AFTER + settings.interval)
         self._told: tuple[Inventory | None, str] = (None, "")
 
     async def run(self) -> Never:
@@ -77,7 +78,7 @@ class Agent:
             seen = hardware.generation
             await self._look()
             self.condition.offerings = self._offerings(plugins)
-            server = HealthServer(self._reporter.routes(asyncio.get_running_loop()))
+            server = HealthServer(self._page.routes(asyncio.get_running_loop().time))
             async with server.on_unix_socket(settings.status_socket), asyncio.TaskGroup() as group:
                 for offering in self.condition.offerings:
                     group.create_task(offering.session.run())
@@ -127,7 +128,7 @@ class Agent:
         settings = self._settings
         made = []
         for resource in resources(self.condition.inventory, settings.offer):
-            plugin = ResourcePlugin(resource, self._reporter.answers)
+            plugin = ResourcePlugin(resource, self._page.answers)
             session = Session(plugin, settings.plugin_directory, plugin.endpoint, signal, settings.timing)
             made.append(Offering(plugin, session))
         return tuple(made)
@@ -135,12 +136,8 @@ class Agent:
 
 def parser() -> argparse.ArgumentParser:
     """Return the options of the program."""
-    options = argparse.ArgumentParser(
-        prog="kubenclave node agent",
-        description="Offer the SGX of this node to its kubelet, and tell on a socket what there is.",
-        epilog=_EXAMPLES,
-        formatter_class=_help,
-        allow_abbrev=False,
+    options = new_parser(
+        "agent", "Offer the SGX of this node to its kubelet, and tell on a socket what there is.", _EXAMPLES
     )
     options.add_argument("--plugin-dir", metavar="DIR", required=True, help="the kubelet's device-plugin directory")
     options.add_argument(
@@ -159,17 +156,12 @@ def parser() -> argparse.ArgumentParser:
         options.add_argument(
             f"--{kind}-limit",
             metavar="N",
-            type=_limit,
+            type=whole_number(0),
             default=limit,
             help=f"containers that may have the {kind} device at a time (default {limit})",
         )
     options.add_argument("--root", metavar="DIR", default="/", help="where the node's file system is (default /)")
     return options
-
-
-def _help(prog: str) -> argparse.HelpFormatter:
-    """Format help in a width of ours: to ask the terminal for its own loads seven modules that stay."""
-    return argparse.RawDescriptionHelpFormatter(prog, width=110)
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
@@ -208,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(_until_signal(Agent(settings_of(arguments))))
     except* KubenclaveError as group:
-        stopped = _first(group)
+        stopped = first_error(group)
     if stopped is None:
         _log.info("ended")
         return 0
@@ -249,18 +241,6 @@ async def _aside(look: Callable[[], Inventory]) -> Inventory:
 
     threading.Thread(target=work, name="look", daemon=True).start()
     return await answer
-
-
-def _limit(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("less than none")
-    return number
-
-
-def _first(group: BaseExceptionGroup[KubenclaveError]) -> KubenclaveError:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ MAX_HEAD: Final = 8192
 MAX_CONNECTIONS: Final = 32
 DEADLINE: Final = 5.0
 
-_TEXT: Final = "text/plain; charset=utf-8"
+TEXT: Final = "text/plain; charset=utf-8"
+JSON: Final = "application/json"
 
 
 class HealthServer:
@@ -78,7 +79,7 @@ class HealthServer:
         try:
             request = await _request(connection, reader)
         except h11.RemoteProtocolError as error:
-            status, kind, body = error.error_status_hint, _TEXT, b"not a proper request\n"
+            status, kind, body = error.error_status_hint, TEXT, b"not a proper request\n"
         else:
             if request is None:
                 return
@@ -97,9 +98,9 @@ class HealthServer:
         route = self._routes.get(target.partition(b"?")[0].decode("ascii", "replace"))
         if route is None:
             known = " ".join(self._routes)
-            return 404, _TEXT, f"no such path; there are {known}\n".encode()
+            return 404, TEXT, f"no such path; there are {known}\n".encode()
         if method not in (b"GET", b"HEAD"):
-            return 405, _TEXT, b"only GET and HEAD\n"
+            return 405, TEXT, b"only GET and HEAD\n"
         return route()
 
 

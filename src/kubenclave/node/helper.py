@@ -18,7 +18,7 @@ import structlog
 
 from kubenclave import log
 from kubenclave.errors import KubenclaveError, PlatformError
-from kubenclave.node.health import HealthServer, Route
+from kubenclave.node.health import JSON, TEXT, HealthServer, Route
 from kubenclave.node.quotehelper import status
 from kubenclave.node.quotehelper.options import Options, parse
 from kubenclave.node.quotehelper.place import Place
@@ -32,8 +32,6 @@ WATCH_SECONDS: Final = 1.0
 LINGER_SECONDS: Final = 0.2
 PATIENCE_SECONDS: Final = 5.0
 HANDOVER_STEP: Final = 0.05
-
-_JSON: Final = "application/json"
 
 _log = structlog.get_logger()
 
@@ -78,9 +76,9 @@ class QuoteHelper:
     def routes(self) -> dict[str, Route]:
         """Return the routes of the health socket."""
         return {
-            "/healthz": lambda: (200, "text/plain; charset=utf-8", b"ok\n"),
-            "/readyz": lambda: (503 if self.reasons else 200, _JSON, self._document()),
-            "/status": lambda: (200, _JSON, self._document()),
+            "/healthz": lambda: (200, TEXT, b"ok\n"),
+            "/readyz": lambda: (503 if self.reasons else 200, JSON, self._document()),
+            "/status": lambda: (200, JSON, self._document()),
             "/metrics": lambda: (200, CONTENT_TYPE, self._rendered()),
         }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the quote helper, read with the standard library so that a node carries no more than that."""
+"""Options of the quote helper."""
 
 import argparse
 import grp
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from kubenclave.node.arguments import new_parser, whole_number
 from kubenclave.node.quotehelper.place import TakeOver
 from kubenclave.node.quotehelper.server import ServerLimits
 from kubenclave.node.quotehelper.service import ServiceLimits
@@ -80,11 +81,8 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kubenclave node quote-helper",
-        description="Serve quotes on the AESM socket, made by a worker process of its own.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = new_parser(
+        "quote-helper", "Serve quotes on the AESM socket, made by a worker process of its own.", _EPILOG
     )
     add = parser.add_argument
     add("--backend", choices=BACKENDS, required=True, help="Intel's DCAP library, or the SIMULATED platform")
@@ -109,7 +107,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         group.add_argument(name, type=_seconds, default=default, metavar="SECONDS", help=f"{text} (%(default)g)")
 
     def count(name: str, default: int, text: str) -> None:
-        group.add_argument(name, type=_count, default=default, metavar="N", help=f"{text} (%(default)d)")
+        group.add_argument(name, type=whole_number(1), default=default, metavar="N", help=f"{text} (%(default)d)")
 
     count("--in-flight", service.in_flight, "quotes that the worker is asked for at a time")
     count("--max-queued", service.queued, "quotes that wait for it")
@@ -137,12 +135,6 @@ def _owner(text: str) -> tuple[int, int]:
     except KeyError as error:
         raise argparse.ArgumentTypeError(f"no such user or group: {error.args[0]}") from error
     return uid, gid
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"not a number of at least 1: {text}")
-    return number
 
 
 def _seconds(text: str) -> float:

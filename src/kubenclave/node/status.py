@@ -2,20 +2,17 @@
 """What the node agent tells about itself, as it is at the moment of asking: status, readiness, metrics."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from kubenclave.errors import KubenclaveError
 from kubenclave.node.deviceplugin import ResourcePlugin
-from kubenclave.node.health import Route
+from kubenclave.node.health import JSON, TEXT, Route
 from kubenclave.node.kubelet import Session, SessionState
 from kubenclave.platform.base import DeviceNode, Inventory
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE
 from kubenclave.wire.metrics import CONTENT_TYPE, Counter, Metrics
-
-_TEXT: Final = "text/plain; charset=utf-8"
-_JSON: Final = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,7 @@ class Condition:
         return found + [one.finding for one in self.offerings if one.finding is not None]
 
 
-class Reporter:
+class StatusPage:
     """Answers on the status socket. ``stale`` is the age in seconds at which the last look counts as stuck."""
 
     def __init__(self, condition: Condition, *, stale: float) -> None:
@@ -80,11 +77,11 @@ class Reporter:
         self._epc = self._metrics.gauge("kubenclave_agent_epc_bytes", "EPC that pods can use.")
         self._found = self._metrics.gauge("kubenclave_agent_epc_found_bytes", "EPC of this machine, usable or not.")
 
-    def routes(self, clock: Any) -> Mapping[str, Route]:
-        """Return what is served under each path; ``clock`` is the running loop, whose time ``looked`` is."""
+    def routes(self, clock: Callable[[], float]) -> Mapping[str, Route]:
+        """Return what is served under each path; ``clock`` tells the time that ``looked`` is in."""
         return {
-            "/status": lambda: (200, _JSON, json.dumps(self.status()).encode()),
-            "/healthz": lambda: self._health(clock.time()),
+            "/status": lambda: (200, JSON, json.dumps(self.status()).encode()),
+            "/healthz": lambda: self._health(clock()),
             "/readyz": self._ready,
             "/metrics": lambda: (200, CONTENT_TYPE, self._render()),
         }
@@ -115,14 +112,14 @@ class Reporter:
     def _health(self, now: float) -> tuple[int, str, bytes]:
         age = now - self._condition.looked
         if age > self._stale:
-            return 503, _TEXT, f"the last look at this machine ended {age:.0f} s ago\n".encode()
-        return 200, _TEXT, b"ok\n"
+            return 503, TEXT, f"the last look at this machine ended {age:.0f} s ago\n".encode()
+        return 200, TEXT, b"ok\n"
 
     def _ready(self) -> tuple[int, str, bytes]:
         findings = self._condition.findings
         if findings:
-            return 503, _TEXT, "".join(f"{finding}\n" for finding in findings).encode()
-        return 200, _TEXT, b"ok\n"
+            return 503, TEXT, "".join(f"{finding}\n" for finding in findings).encode()
+        return 200, TEXT, b"ok\n"
 
     def _render(self) -> bytes:
         self._epc.set(self._condition.epc_bytes)
