@@ -13,9 +13,10 @@ import pytest
 import kubenclave
 from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.dcap.cache import Cache
+from kubenclave.dcap.describe import describe_quote
 from kubenclave.dcap.policy import Policy
 from kubenclave.dcap.tcb import TcbStatus
-from kubenclave.dcap.verdict import QuoteVerdict, describe_quote, verify_quote
+from kubenclave.dcap.verdict import QuoteVerdict, verify_quote
 from kubenclave.dcap.verify import verify as verify_only
 from kubenclave.platform.simulated.pki import Role
 from kubenclave.platform.simulated.tcb import PlatformTcb

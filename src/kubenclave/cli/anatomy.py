@@ -9,7 +9,7 @@ import click
 
 from kubenclave.cli import kit
 from kubenclave.cli.certificates import describe_chain
-from kubenclave.dcap.verdict import describe_quote
+from kubenclave.dcap.describe import describe_body, describe_quote
 from kubenclave.sgx.attributes import MiscSelect
 from kubenclave.sgx.certification import CertificationData, CertificationType
 from kubenclave.sgx.quote import Quote
@@ -42,24 +42,12 @@ def describe(quote: Quote, *, size: int) -> dict[str, Any]:
         "signature": {
             "signature": signature.signature.hex(),
             "attestation_key": signature.attestation_key.hex(),
-            "qe_report": _qe_report(signature.qe_report),
+            "qe_report": describe_body(ReportBody.parse(signature.qe_report)),
             "qe_report_signature": signature.qe_report_signature.hex(),
             "qe_auth_data": signature.qe_auth_data.hex(),
             "certification_data": _certification(signature.certification_data),
         },
     }
-
-
-def _qe_report(raw: bytes) -> dict[str, Any]:
-    body = ReportBody.parse(raw)
-    described: dict[str, Any] = {"attributes": {"flags": body.attributes.names(), "xfrm": hex(body.attributes.xfrm)}}
-    for name in body.__dataclass_fields__:
-        value = getattr(body, name)
-        if isinstance(value, bytes):
-            described[name] = value.hex()
-        elif isinstance(value, int):
-            described[name] = value
-    return described
 
 
 def _certification(data: CertificationData) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from kubenclave.dcap.anchor import TrustAnchor, intel_root
 from kubenclave.dcap.appraise import default_findings, policy_findings, report_data_findings
 from kubenclave.dcap.cache import Cache
 from kubenclave.dcap.collateral import Collateral
+from kubenclave.dcap.describe import describe_quote
 from kubenclave.dcap.documents import TcbLevel
 from kubenclave.dcap.policy import PRIVILEGED_FLAGS, Policy
 from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.dcap.verify import Verified, verify
 from kubenclave.errors import Finding, PolicyError, UsageError
 from kubenclave.sgx.quote import Quote
-from kubenclave.sgx.report import ReportBody
+from kubenclave.sgx.report import REPORT_DATA_SIZE, ReportBody
 
 _SHARED_CACHE: Final = Cache()
 _SEAL: Final = object()
@@ -177,12 +178,12 @@ def verify_quote(  # every keyword is a decision of the caller's
     Raises FormatError when the bytes are not a quote (or ``root`` is no certificate), VerificationError when the
     answer is no: TrustError for the first thing that is not genuine or not current, PolicyError with all findings.
     """
-    if report_data is not None and len(report_data) != 64:
+    if report_data is not None and len(report_data) != REPORT_DATA_SIZE:
         raise UsageError(
             "report data has the wrong size",
             code="usage.report-data",
             field="report_data",
-            expected="64 bytes",
+            expected=f"{REPORT_DATA_SIZE} bytes",
             found=f"{len(report_data)} bytes",
         )
     grace = max(dangerously_accept_expired_collateral, policy.grace if policy else dt.timedelta(0))
@@ -218,33 +219,6 @@ def verify_quote(  # every keyword is a decision of the caller's
         relaxations=_relaxations(verified, minimum_tcb_evaluation_data_number, policy),
         seal=_SEAL,
     )
-
-
-def describe_quote(quote: Quote) -> dict[str, Any]:
-    """Return a quote's own words as JSON values: the shape of ``quote show --output json``. Nothing is verified."""
-    header, body, certification = quote.header, quote.body, quote.signature.certification_data
-    described: dict[str, Any] = {
-        "version": header.version,
-        "tee": header.tee_type.name,
-        "body_type": quote.body_type.name,
-        "qe_vendor_id": header.qe_vendor_id.hex(),
-        "qe_id": header.user_data[:16].hex(),
-        "debug": body.debug,
-        "certification_data_type": int(certification.kind),
-    }
-    if isinstance(body, ReportBody):
-        described["attributes"] = {
-            "flags": body.attributes.names(),
-            "xfrm": hex(body.attributes.xfrm),
-            "bytes": body.attributes.build().hex(),
-        }
-    for name in body.__dataclass_fields__:
-        value = getattr(body, name)
-        if isinstance(value, bytes):
-            described[name] = value.hex()
-        elif isinstance(value, int):
-            described[name] = value
-    return described
 
 
 @functools.lru_cache(maxsize=64)
