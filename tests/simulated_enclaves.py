@@ -3,16 +3,13 @@
 
 from typing import Any, Final
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding
-
-from kubenclave.platform.simulated import enclaves
+from kubenclave.platform.simulated import enclaves, signing
 from kubenclave.platform.simulated.cpu import CpuEnclave, SoftwareCpu
 from kubenclave.platform.simulated.keys import BaseKeys, Fuses
 from kubenclave.sgx.attributes import AttributeFlags, Attributes
 from kubenclave.sgx.measure import Pages, measure
 from kubenclave.sgx.secinfo import SecInfo
-from kubenclave.sgx.sigstruct import Sigstruct, assemble
+from kubenclave.sgx.sigstruct import Sigstruct
 from kubenclave.wire import simcpu
 
 ALL: Final = (1 << 64) - 1
@@ -36,9 +33,7 @@ def signed(**terms: Any) -> Sigstruct:
         **terms,
     }
     template = Sigstruct(**given)
-    key = enclaves._signing_key()
-    signature = key.sign(template.signed_bytes(), padding.PKCS1v15(), hashes.SHA256())
-    return assemble(template, key.public_key().public_numbers().n, int.from_bytes(signature, "big"))
+    return signing.sign(template, enclaves.signing_key())
 
 
 def cpu(*, pages: int = 64, fuses: Fuses = FUSES, launch_signer: bytes | None = None) -> SoftwareCpu:

@@ -5,12 +5,9 @@ import datetime as dt
 from dataclasses import replace
 from typing import Final, Self
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding
-
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.dcap.pckext import PckCa
-from kubenclave.platform.simulated import enclaves
+from kubenclave.platform.simulated import enclaves, signing
 from kubenclave.platform.simulated.cpu import CpuEnclave, SoftwareCpu
 from kubenclave.platform.simulated.enclaves import PCE, QUOTING_ENCLAVE, EnclaveImage
 from kubenclave.platform.simulated.issuer import Issuer
@@ -23,7 +20,7 @@ from kubenclave.sgx.attributes import AttributeFlags, Attributes
 from kubenclave.sgx.keyrequest import KeyRequest
 from kubenclave.sgx.measure import Pages
 from kubenclave.sgx.report import TargetInfo
-from kubenclave.sgx.sigstruct import Sigstruct, assemble
+from kubenclave.sgx.sigstruct import Sigstruct
 from kubenclave.wire import simcpu
 
 NOW: Final = dt.datetime(2026, 3, 15, 12, 30, tzinfo=dt.UTC)
@@ -143,6 +140,4 @@ def app_sigstruct() -> bytes:
         isv_prod_id=7,
         isv_svn=3,
     )
-    key = enclaves._signing_key()
-    signature = key.sign(template.signed_bytes(), padding.PKCS1v15(), hashes.SHA256())
-    return assemble(template, key.public_key().public_numbers().n, int.from_bytes(signature, "big")).build()
+    return signing.sign(template, enclaves.signing_key()).build()

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from kubenclave.platform.simulated.server import ServerLimits
 from kubenclave.wire import simcpu
 from tests import simulated_enclaves as made
-from tests.integration.test_sim_server import SEAL, Running, eventually, serving
+from tests.integration.test_sim_server import SEAL, Running, serving
+from tests.waiting import eventually
 
 REQUESTS: list[simcpu.Request] = [
     simcpu.Create(size=made.SIZE, attributes=made.PLAIN),

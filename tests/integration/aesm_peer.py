@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """For tests of the quote helper: helper processes with the test worker, and a peer that sends whatever a test wants."""
 
-import asyncio
 import itertools
 import json
 import signal
@@ -9,8 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 from kubenclave.wire import aesm
 from kubenclave.wire.aesm_errors import AesmError
 from kubenclave.wire.aesm_keyid import ECDSA_P256_KEY_ID as KEY_ID
+from tests.waiting import PATIENCE, eventually
 
 TEST_WORKER = Path(__file__).with_name("testworker.py")
 START = """\
@@ -28,28 +27,11 @@ from kubenclave.node.quotehelper import options
 cut = sys.argv.index("--")
 sys.exit(helper.run(options.parse(sys.argv[cut + 1 :]), sys.argv[1:cut]))
 """
-PATIENCE = 20.0
 
 
 def report(words: str = "") -> bytes:
     """Return a REPORT that tells the test worker what to do."""
     return words.encode().ljust(432, b"\0")
-
-
-def until(condition: Callable[[], bool], what: str = "the condition") -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited too long for {what}"
-        time.sleep(0.01)
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    """Wait in an event loop until there is something true about the condition."""
-    for _ in range(4000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("waited too long")
 
 
 def connect(path: Path) -> socket.socket:
@@ -124,7 +106,10 @@ class Helper:
         return [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
 
     def wait_ready(self) -> "Helper":
-        until(lambda: self.health.exists() and self.status()["ready"], f"the helper: {self._log.read_text()[-600:]}")
+        eventually(
+            lambda: self.health.exists() and self.status()["ready"],
+            what=lambda: f"the helper: {self._log.read_text()[-600:]}",
+        )
         return self
 
     def stop(self, number: int = signal.SIGTERM) -> int:

@@ -7,7 +7,7 @@ and, when a stream ends, disconnects whatever is registered *under that name by 
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,16 +16,7 @@ from typing import Any
 import grpc
 
 from kubenclave._proto import deviceplugin_pb2 as pb
-
-PATIENCE = 30.0
-
-
-def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.005)
+from tests.waiting import PATIENCE, eventually
 
 
 class Client:

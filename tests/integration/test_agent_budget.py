@@ -13,8 +13,10 @@ import pytest
 
 from kubenclave._proto import deviceplugin_pb2 as pb
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE, PROVISION_RESOURCE
-from tests.integration.grpc_kubelet import GrpcKubelet, eventually
+from tests.integration.grpc_kubelet import GrpcKubelet
 from tests.integration.test_node_agent import get
+from tests.programs import resident, unmeasured
+from tests.waiting import eventually
 
 MAX_MODULES = 300 if sys.version_info < (3, 12) else 330  # later interpreters split their own into more
 SIMULATED_MODULES = 12  # the simulated CPU's protocol knows enclaves; on real nodes nothing of it is loaded
@@ -32,17 +34,8 @@ sys.exit(code)
 """
 
 
-def resident(pid: int) -> int:
-    """Return the resident memory of a process in bytes."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("no such process")
-
-
 def start(words: list[str], **more) -> subprocess.Popen[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
-    return subprocess.Popen([sys.executable, *words], env=env, stderr=subprocess.DEVNULL, text=True, **more)
+    return subprocess.Popen([sys.executable, *words], env=unmeasured(), stderr=subprocess.DEVNULL, text=True, **more)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +27,7 @@ from kubenclave.sgx.measure import Pages, measure
 from kubenclave.sgx.report import Report, TargetInfo
 from kubenclave.sgx.secinfo import SecInfo
 from tests import simulated_enclaves as made
+from tests.waiting import eventually
 
 PROGRAM = [sys.executable, "-m", "kubenclave", "sim"]
 MIB = 1 << 20
@@ -70,7 +70,7 @@ class Simulator:
         key = folder / "config" / "kubenclave" / "sim-enclave-key.pem"
         key.parent.mkdir(parents=True, exist_ok=True)
         key.write_bytes(
-            enclaves._signing_key().private_bytes(
+            enclaves.signing_key().private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
@@ -410,17 +410,10 @@ def test_the_enclave_ends_with_the_command(simulator):
             stderr=subprocess.DEVNULL,
             env=simulator.env,
         )
-        until(lambda: watcher.status().epc_free == 16 * MIB - 10 * 4096)
+        eventually(lambda: watcher.status().epc_free == 16 * MIB - 10 * 4096)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == -signal.SIGTERM
-        until(lambda: watcher.status().epc_free == 16 * MIB)
-
-
-def until(condition) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "did not come about"
-        time.sleep(0.01)
+        eventually(lambda: watcher.status().epc_free == 16 * MIB)
 
 
 def test_the_tcb_is_shown_and_set_and_followed(own):

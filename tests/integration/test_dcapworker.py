@@ -27,7 +27,8 @@ from kubenclave.wire.quoteworker import (
     decode_reply,
     encode_request,
 )
-from tests.integration.aesm_peer import ask, error_of, helper, quote, until
+from tests.integration.aesm_peer import ask, error_of, helper, quote
+from tests.waiting import eventually
 
 REPORT = bytes(range(216)) * 2
 SIZE = 4600
@@ -252,14 +253,14 @@ def test_the_helper_replaces_a_worker_whose_library_hangs(library, tmp_path, sho
         order(tmp_path, "quote hang")
         assert error_of(one.socket, quote()) is AesmError.BUSY
         order(tmp_path)
-        until(lambda: one.metric("kubenclave_quote_worker_restarts_total") >= 1)
+        eventually(lambda: one.metric("kubenclave_quote_worker_restarts_total") >= 1)
         one.wait_ready()
         assert error_of(one.socket, quote()) is AesmError.SUCCESS
 
 
 def test_the_helper_without_the_library_says_what_is_missing(short_tmp):
     with helper(short_tmp, "--library", "/nowhere/lib.so", worker=None, backend="dcap", ready=False) as one:
-        until(lambda: one.health.exists() and "quotehelper.not-initialised" in one.codes())
+        eventually(lambda: one.health.exists() and "quotehelper.not-initialised" in one.codes())
         assert "SERVICE_UNAVAILABLE" in one.status()["reasons"][-1]["message"]
         assert not one.socket.exists()
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 import kubenclave
 from kubenclave import Collateral, Policy
+from tests.waiting import eventually
 
 PROGRAM = [sys.executable, "-m", "kubenclave", "demo"]
 
@@ -118,11 +118,8 @@ def test_ended_early_it_leaves_nothing_behind(numbers, step, temporary):
     for line in child.stdout:
         if line.startswith(f"[{step}/8]"):
             break
-    until = time.monotonic() + 10
-    while not processes_in(Path(temporary["TMPDIR"])):
-        assert child.poll() is None, child.communicate()
-        assert time.monotonic() < until, "it started nothing"
-        time.sleep(0.01)
+    eventually(lambda: processes_in(Path(temporary["TMPDIR"])) or child.poll() is not None, what="what it starts")
+    assert child.poll() is None, child.communicate()
     for number in numbers:
         child.send_signal(number)
     _, said = child.communicate(timeout=30)

@@ -17,6 +17,7 @@ from kubenclave._proto import deviceplugin_pb2 as pb
 from kubenclave.errors import KubenclaveError, PlatformError, UnreachableError
 from kubenclave.local.allotment import DeviceSpec, Mount
 from kubenclave.local.kubelet import Kubelet
+from tests.waiting import eventually_async
 
 RESOURCE = "sgx.intel.com/enclave"
 
@@ -95,12 +96,6 @@ def register(directory: Path, resource: str = RESOURCE, endpoint: str = "p.sock"
         call(pb.RegisterRequest(version=version, endpoint=endpoint, resource_name=resource), timeout=10)
 
 
-async def until(condition) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event
-            await asyncio.sleep(0.01)
-
-
 @pytest.fixture
 def plugin() -> GrpcPlugin:
     return GrpcPlugin()
@@ -160,11 +155,11 @@ def test_unhealthy_devices_and_ended_lists_count_as_nothing(short_tmp, plugin):
                 await kubelet.wait_for(RESOURCE, 5)
                 assert (kubelet.count(RESOURCE).listed, kubelet.count(RESOURCE).healthy) == (2, 1)
                 plugin.lists.put(devices("a", "b", health="Unhealthy"))
-                await until(lambda: kubelet.count(RESOURCE).healthy == 0)
+                await eventually_async(lambda: kubelet.count(RESOURCE).healthy == 0)
                 plugin.lists.put(devices("a", "b"))
-                await until(lambda: kubelet.count(RESOURCE).healthy == 2)
+                await eventually_async(lambda: kubelet.count(RESOURCE).healthy == 2)
                 plugin.lists.put(None)
-                await until(lambda: kubelet.count(RESOURCE).healthy == 0)
+                await eventually_async(lambda: kubelet.count(RESOURCE).healthy == 0)
                 with pytest.raises(PlatformError):
                     await kubelet.allocate(RESOURCE, 1)
 
@@ -179,7 +174,7 @@ def test_a_plugin_that_dies_is_noticed_and_a_new_one_taken_in(short_tmp, plugin)
                 plugin.lists.put(devices("a"))
                 await asyncio.to_thread(register, short_tmp)
                 await kubelet.wait_for(RESOURCE, 5)
-            await until(lambda: kubelet.count(RESOURCE).healthy == 0)
+            await eventually_async(lambda: kubelet.count(RESOURCE).healthy == 0)
             other = GrpcPlugin()
             with other.serving(short_tmp / "q.sock"):
                 other.lists.put(devices("x"))

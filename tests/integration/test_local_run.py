@@ -23,6 +23,8 @@ from kubenclave.local.state import StateDirectory, owned
 from kubenclave.local.up import Machine, Options
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE
 from tests.integration.test_local_kubelet import GrpcPlugin, devices, register
+from tests.programs import alive
+from tests.waiting import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MIB = 1 << 20
@@ -105,20 +107,6 @@ def start(up: Up, *words: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def eventually(condition, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @namespaces

@@ -21,7 +21,7 @@ import pytest
 from kubenclave.local import up as up_module
 from kubenclave.platform.aesmclient import AesmClient
 from kubenclave.platform.simcpu import Enclave
-from tests.integration.grpc_kubelet import eventually
+from tests.waiting import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KUBENCLAVE = (sys.executable, "-m", "kubenclave")

@@ -25,8 +25,9 @@ from kubenclave.node.deviceplugin import EpcMode, Offer
 from kubenclave.node.kubelet import Timing
 from kubenclave.platform.base import Inventory
 from kubenclave.sgx.epc import AZURE_EPC_RESOURCE, ENCLAVE_RESOURCE, MIB, PROVISION_RESOURCE
-from tests.integration.grpc_kubelet import GrpcKubelet, eventually
+from tests.integration.grpc_kubelet import GrpcKubelet
 from tests.unit.test_linux_platform import FakeRoot
+from tests.waiting import eventually
 
 QUICK = Timing(poll=0.05, first_retry=0.02, last_retry=0.1)
 EPC = 93 * MIB

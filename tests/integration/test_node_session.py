@@ -22,7 +22,8 @@ from kubenclave.platform import sockets
 from kubenclave.platform.base import DeviceKind, DeviceNode, DriverFlavour, EpcSection, EpcSource, Inventory
 from kubenclave.sgx.epc import AZURE_EPC_RESOURCE, ENCLAVE_RESOURCE, MIB
 from kubenclave.wire.metrics import Metrics
-from tests.integration.grpc_kubelet import GrpcKubelet, eventually
+from tests.integration.grpc_kubelet import GrpcKubelet
+from tests.waiting import eventually
 
 QUICK = Timing(poll=0.05, register=10.0, opened=10.0, first_retry=0.02, last_retry=0.1, stable=0.2)
 MACHINE = Inventory(

@@ -9,6 +9,7 @@ import pytest
 
 from kubenclave.errors import PlatformError
 from kubenclave.local.processes import Patience, Service, Services
+from tests.waiting import eventually_async
 
 QUICK = Patience(start=10.0, stop=0.3, poll=0.005, first_pause=0.01, last_pause=0.02, stable=0.5)
 
@@ -28,17 +29,11 @@ ENDS = "open({}, 'a').write('x')"
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open({}, 'a').write('x'); time.sleep(60)"
 
 
-async def until(condition) -> None:
-    async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event
-            await asyncio.sleep(0.005)
-
-
 def test_a_daemon_that_ends_is_started_again(tmp_path):
     async def scenario() -> None:
         async with Services(QUICK).running() as services:
             await services.start(service(tmp_path, "import time; time.sleep(0.2); " + ENDS))
-            await until(lambda: services.restarts["daemon"] >= 3)
+            await eventually_async(lambda: services.restarts["daemon"] >= 3)
 
     asyncio.run(scenario())
     assert len((tmp_path / "daemon").read_text()) >= 3
@@ -50,7 +45,7 @@ def test_one_that_ran_for_long_starts_over_with_the_first_pause(tmp_path):
     async def scenario() -> None:
         async with Services(patience).running() as services:
             await services.start(service(tmp_path, "import time; time.sleep(0.05); " + ENDS))
-            await until(lambda: services.restarts["daemon"] >= 14)  # doubled each time it would take minutes
+            await eventually_async(lambda: services.restarts["daemon"] >= 14)  # doubled each time it would take minutes
 
     asyncio.run(scenario())
 

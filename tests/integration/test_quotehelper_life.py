@@ -21,8 +21,10 @@ from kubenclave.node.helper import main
 from kubenclave.wire import aesm
 from kubenclave.wire.aesm_errors import AesmError
 from kubenclave.wire.aesm_keyid import ECDSA_P256_KEY_ID as KEY_ID
-from tests.integration.aesm_peer import Helper, ask, connect, error_of, exchange, helper, quote, report, rest, until
+from tests.integration.aesm_peer import Helper, ask, connect, error_of, exchange, helper, quote, report, rest
 from tests.integration.testworker import QUOTE_SIZE, quote_of, target_info
+from tests.programs import resident, unmeasured
+from tests.waiting import eventually
 
 READY = aesm.InitQuote(KEY_ID, True, 32)
 SIZE = aesm.GetQuoteSize(KEY_ID)
@@ -46,7 +48,7 @@ def write(folder: Path, plan: str) -> None:
 
 def test_the_socket_appears_when_quotes_can_be_made_and_health_says_why_not(short_tmp):
     with planned(short_tmp, "error 44 e011", ready=False) as one:
-        until(lambda: one.health.exists() and "quotehelper.not-initialised" in one.codes())
+        eventually(lambda: one.health.exists() and "quotehelper.not-initialised" in one.codes())
         assert not one.socket.exists()
         status, body = one.get("/readyz")
         assert (status, b"0xE011" in body) == (503, True)
@@ -67,7 +69,7 @@ def test_the_socket_appears_when_quotes_can_be_made_and_health_says_why_not(shor
 )
 def test_a_backend_whose_quotes_would_be_refused_or_make_no_sense_keeps_the_socket_away(short_tmp, plan, code):
     with planned(short_tmp, plan, ready=False) as one:
-        until(lambda: one.health.exists() and code in one.codes())
+        eventually(lambda: one.health.exists() and code in one.codes())
         assert not one.socket.exists()
 
 
@@ -168,7 +170,7 @@ def test_help_and_misuse(capsys):
 def test_the_program_starts_the_worker_of_its_backend(short_tmp):
     """Without a CPU to ask, the simulated backend's worker ends, again and again, and the helper says so."""
     with helper(short_tmp, "--cpu-socket", str(short_tmp / "cpu"), worker=None, ready=False) as one:
-        until(lambda: one.health.exists() and "quotehelper.worker-failing" in one.codes())
+        eventually(lambda: one.health.exists() and "quotehelper.worker-failing" in one.codes())
         assert one.metric("kubenclave_quote_worker_restarts_total") >= 3
         assert not one.socket.exists()
         assert one.stop() == 0
@@ -180,15 +182,15 @@ def test_the_program_starts_the_worker_of_its_backend(short_tmp):
 def test_a_crash_in_the_middle_of_requests_is_answered_and_mended(short_tmp):
     with helper(short_tmp, "--in-flight", "4") as one, ExitStack() as stack:
         peers = [stack.enter_context(connect(one.socket)) for _ in range(20)]
-        until(lambda: one.metric("kubenclave_aesm_open_connections") == len(peers))
+        eventually(lambda: one.metric("kubenclave_aesm_open_connections") == len(peers))
         for number, peer in enumerate(peers):
             peer.sendall(aesm.encode_request(quote({0: "late 1", 1: "crash"}.get(number, "good"))))
             if number < 2:
-                until(lambda asked=number + 1: one.metric("kubenclave_quote_worker_calls") == asked)  # type: ignore[misc]
+                eventually(lambda asked=number + 1: one.metric("kubenclave_quote_worker_calls") == asked)  # type: ignore[misc]
         assert len(rest(peers[0])) > 8192
         for peer in peers[1:]:
             assert aesm.decode_reply(rest(peer)[4:], quote()) == aesm.Refusal(quote(), AesmError.BUSY)
-        until(lambda: one.status()["ready"])
+        eventually(lambda: one.status()["ready"])
         assert one.metric("kubenclave_quote_worker_restarts_total") == 1
         assert error_of(one.socket, quote()) is AesmError.SUCCESS
         assert error_of(one.socket, aesm.GetKeyIdCount()) is AesmError.SUCCESS
@@ -198,11 +200,11 @@ def test_while_the_worker_is_away_clients_hear_busy_then_unavailable_and_ids_are
     with planned(short_tmp, "") as one:
         write(short_tmp, "crash")
         assert error_of(one.socket, quote("crash")) is AesmError.BUSY
-        until(lambda: not one.status()["ready"])
+        eventually(lambda: not one.status()["ready"])
         heard = {error_of(one.socket, quote()) for _ in range(5)}
         assert heard <= {AesmError.BUSY, AesmError.ATT_KEY_NOT_INITIALIZED, AesmError.SERVICE_UNAVAILABLE}
-        until(lambda: "quotehelper.worker-failing" in one.codes())
-        until(lambda: error_of(one.socket, READY) is AesmError.SERVICE_UNAVAILABLE)
+        eventually(lambda: "quotehelper.worker-failing" in one.codes())
+        eventually(lambda: error_of(one.socket, READY) is AesmError.SERVICE_UNAVAILABLE)
         assert error_of(one.socket, quote()) is AesmError.SERVICE_UNAVAILABLE
         assert error_of(one.socket, SIZE) is AesmError.SERVICE_UNAVAILABLE
         assert error_of(one.socket, aesm.GetKeyIds(256)) is AesmError.SUCCESS
@@ -218,7 +220,7 @@ def test_a_worker_that_talks_nonsense_is_replaced(short_tmp, words):
         info = bytes(960)
         error = error_of(one.socket, quote(words, info=info))
         assert error is (AesmError.BUSY if words == "stream" else AesmError.UNEXPECTED_ERROR)
-        until(lambda: one.metric("kubenclave_quote_worker_restarts_total") == 1)
+        eventually(lambda: one.metric("kubenclave_quote_worker_restarts_total") == 1)
         one.wait_ready()
         assert error_of(one.socket, quote(info=info)) is AesmError.SUCCESS
 
@@ -227,7 +229,7 @@ def test_a_hanging_worker_is_replaced_and_its_clients_do_not_wait_for_that(short
     with helper(short_tmp, "--answer-seconds", "0.2", "--stall-seconds", "3", "--in-flight", "1") as one:
         with connect(one.socket) as hanging, connect(one.socket) as queued:
             hanging.sendall(aesm.encode_request(quote("hang")))
-            until(lambda: one.metric("kubenclave_quote_worker_calls") == 1)
+            eventually(lambda: one.metric("kubenclave_quote_worker_calls") == 1)
             queued.sendall(aesm.encode_request(quote("good")))
             started = time.monotonic()
             for peer in (hanging, queued):
@@ -235,7 +237,7 @@ def test_a_hanging_worker_is_replaced_and_its_clients_do_not_wait_for_that(short
             assert time.monotonic() - started < 2.5
         assert error_of(one.socket, quote()) is AesmError.BUSY  # at once: nothing is put behind what hangs
         assert error_of(one.socket, SIZE) is AesmError.SUCCESS
-        until(lambda: one.metric("kubenclave_quote_worker_restarts_total") >= 1)
+        eventually(lambda: one.metric("kubenclave_quote_worker_restarts_total") >= 1)
         one.wait_ready()
         assert error_of(one.socket, quote()) is AesmError.SUCCESS
         assert error_of(one.socket, quote()) is AesmError.SUCCESS
@@ -244,7 +246,7 @@ def test_a_hanging_worker_is_replaced_and_its_clients_do_not_wait_for_that(short
 def test_a_late_answer_is_nobodys_and_makes_room_again(short_tmp):
     with helper(short_tmp, "--answer-seconds", "0.2", "--in-flight", "1") as one:
         assert error_of(one.socket, quote("late 0.5")) is AesmError.BUSY
-        until(lambda: error_of(one.socket, quote()) is AesmError.SUCCESS)
+        eventually(lambda: error_of(one.socket, quote()) is AesmError.SUCCESS)
         assert one.metric("kubenclave_quote_worker_restarts_total") == 0
 
 
@@ -252,12 +254,12 @@ def test_an_initialisation_that_takes_long_is_busy_and_not_a_timeout(short_tmp):
     with planned(short_tmp, "", "--answer-seconds", "0.2") as one:
         write(short_tmp, "late 1")
         assert error_of(one.socket, quote("crash")) is AesmError.BUSY
-        until(lambda: one.metric("kubenclave_quote_worker_up") == 1)
+        eventually(lambda: one.metric("kubenclave_quote_worker_up") == 1)
         assert error_of(one.socket, READY) is AesmError.BUSY
         assert error_of(one.socket, SIZE) is AesmError.ATT_KEY_NOT_INITIALIZED
         assert error_of(one.socket, quote()) is AesmError.ATT_KEY_NOT_INITIALIZED
         assert "quotehelper.initialising" in one.codes()
-        until(lambda: error_of(one.socket, READY) is AesmError.SUCCESS)
+        eventually(lambda: error_of(one.socket, READY) is AesmError.SUCCESS)
 
 
 # --- 42 and its kin
@@ -266,7 +268,7 @@ def test_an_initialisation_that_takes_long_is_busy_and_not_a_timeout(short_tmp):
 def test_the_worker_losing_its_key_is_mended_by_another_init(short_tmp):
     with helper(short_tmp) as one:
         assert error_of(one.socket, quote("error 42 e00f")) is AesmError.ATT_KEY_NOT_INITIALIZED
-        until(lambda: error_of(one.socket, quote()) is AesmError.SUCCESS)
+        eventually(lambda: error_of(one.socket, quote()) is AesmError.SUCCESS)
 
 
 @pytest.mark.parametrize("error", [44, 46])
@@ -274,7 +276,7 @@ def test_certificates_or_enclave_lost_lead_to_another_init(short_tmp, error):
     with planned(short_tmp, "") as one:
         write(short_tmp, "target after")
         assert error_of(one.socket, quote(f"error {error} e0{error:x}")) == error
-        until(lambda: ask(one.socket, READY) == aesm.QuoteInit(target_info("after"), bytes(range(32))))
+        eventually(lambda: ask(one.socket, READY) == aesm.QuoteInit(target_info("after"), bytes(range(32))))
 
 
 def test_quotes_by_ppid_are_refused_whatever_the_backend(short_tmp):
@@ -316,7 +318,7 @@ def test_a_gramine_enclave_survives_a_new_quoting_enclave(short_tmp):
 def test_renewal_runs_by_itself(short_tmp):
     with planned(short_tmp, "target one", "--refresh-seconds", "0.1") as one:
         write(short_tmp, "target two")
-        until(lambda: ask(one.socket, READY) == aesm.QuoteInit(target_info("two"), bytes(range(32))))
+        eventually(lambda: ask(one.socket, READY) == aesm.QuoteInit(target_info("two"), bytes(range(32))))
 
 
 # --- hand-over
@@ -352,7 +354,7 @@ def test_hand_overs_refuse_nobody(short_tmp):
                 successor = stack.enter_context(helper(short_tmp))
                 assert current.stop() == 0
                 assert any(line["event"] == "stopping" and line["handed_over"] for line in current.log())
-                until(lambda count=before: len(answers) > count + 20)  # type: ignore[misc]  # bound in the loop
+                eventually(lambda count=before: len(answers) > count + 20)  # type: ignore[misc]  # bound in the loop
                 current = successor
         finally:
             stop.set()
@@ -365,7 +367,7 @@ def test_hand_overs_refuse_nobody(short_tmp):
 def test_a_helper_told_to_stop_waits_for_its_successor(short_tmp):
     with helper(short_tmp, "--handover-seconds", "15") as first:
         first.process.send_signal(signal.SIGTERM)
-        until(lambda: "quotehelper.stopping" in first.codes())
+        eventually(lambda: "quotehelper.stopping" in first.codes())
         assert error_of(first.socket, quote()) is AesmError.SUCCESS
         with helper(short_tmp) as second:
             assert first.process.wait(10) == 0
@@ -375,7 +377,7 @@ def test_a_helper_told_to_stop_waits_for_its_successor(short_tmp):
 def test_answers_under_way_are_given_after_sigterm(short_tmp):
     with helper(short_tmp) as one, connect(one.socket) as peer:
         peer.sendall(aesm.encode_request(quote("late 0.5")))
-        until(lambda: one.metric("kubenclave_aesm_open_connections") == 1)
+        eventually(lambda: one.metric("kubenclave_aesm_open_connections") == 1)
         one.process.send_signal(signal.SIGTERM)
         assert len(rest(peer)) > 8192
         assert one.process.wait(10) == 0
@@ -386,7 +388,7 @@ def test_answers_under_way_are_given_after_sigterm(short_tmp):
 def test_ctrl_c_leaves_the_worker_to_its_answers(short_tmp):
     with helper(short_tmp, group=True) as one, connect(one.socket) as peer:
         peer.sendall(aesm.encode_request(quote("late 0.5")))
-        until(lambda: one.metric("kubenclave_quote_worker_calls") == 1)
+        eventually(lambda: one.metric("kubenclave_quote_worker_calls") == 1)
         os.killpg(one.process.pid, signal.SIGINT)  # as a terminal sends it
         assert len(rest(peer)) > 8192
         assert one.process.wait(10) == 0
@@ -395,7 +397,7 @@ def test_ctrl_c_leaves_the_worker_to_its_answers(short_tmp):
 def test_the_socket_comes_back_when_somebody_removes_it(short_tmp):
     with helper(short_tmp) as one:
         one.socket.unlink()
-        until(one.socket.exists)
+        eventually(one.socket.exists)
         assert error_of(one.socket, quote()) is AesmError.SUCCESS
 
 
@@ -404,9 +406,9 @@ def test_a_directory_made_anew_is_noticed_and_said(short_tmp):
     folder.mkdir()
     with helper(short_tmp, "--socket", str(folder / "a")) as one:
         shutil.rmtree(folder)
-        until(lambda: "socket.listen" in one.codes())
+        eventually(lambda: "socket.listen" in one.codes())
         folder.mkdir()
-        until((folder / "a").exists)
+        eventually((folder / "a").exists)
         assert error_of(folder / "a", quote()) is AesmError.SUCCESS
         one.wait_ready()
 
@@ -414,7 +416,7 @@ def test_a_directory_made_anew_is_noticed_and_said(short_tmp):
 def test_a_helper_that_has_been_superseded_says_so_and_steps_back_in_for_nobody(short_tmp):
     with helper(short_tmp) as first:
         with helper(short_tmp) as second:
-            until(lambda: first.codes() == ["quotehelper.superseded"])
+            eventually(lambda: first.codes() == ["quotehelper.superseded"])
             assert second.stop(signal.SIGKILL) == -signal.SIGKILL
         first.wait_ready()
         assert error_of(first.socket, quote()) is AesmError.SUCCESS
@@ -422,7 +424,7 @@ def test_a_helper_that_has_been_superseded_says_so_and_steps_back_in_for_nobody(
 
 def test_sigterm_before_the_socket_is_there_ends_at_once(short_tmp):
     with planned(short_tmp, "late 30", ready=False) as one:
-        until(lambda: one.health.exists() and "quotehelper.starting" in one.codes())
+        eventually(lambda: one.health.exists() and "quotehelper.starting" in one.codes())
         started = time.monotonic()
         assert one.stop(signal.SIGINT) == 0
         assert time.monotonic() - started < 5
@@ -475,7 +477,7 @@ def test_a_flood_of_requests_delays_itself_and_not_another_process(short_tmp):
         with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as flood:
             assert flood.stdout is not None
             assert flood.stdout.readline() == b"flooding\n"
-            until(lambda: one.metric("kubenclave_aesm_queued_quotes") > 50)
+            eventually(lambda: one.metric("kubenclave_aesm_queued_quotes") > 50)
             started = time.monotonic()
             assert error_of(one.socket, quote("other")) is AesmError.SUCCESS
             assert time.monotonic() - started < 1.4  # the line of the flood takes longer
@@ -497,11 +499,6 @@ FORBIDDEN = re.compile(
 )
 
 
-def unmeasured() -> dict[str, str]:
-    """Return the environment without what makes a process measure its coverage, which costs modules and memory."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("COV")}
-
-
 def test_the_helper_loads_no_cryptography_and_few_modules():
     argv = [sys.executable, "-c", PROGRAM + "print(*sys.modules)"]
     shown = subprocess.run(argv, env=unmeasured(), capture_output=True, text=True, check=True).stdout.split()
@@ -514,8 +511,7 @@ def test_the_helper_at_rest_stays_inside_its_memory(short_tmp):
     argv += ["--socket", str(short_tmp / "a"), "--health-socket", str(short_tmp / "h"), "--cpu-socket", "/nowhere"]
     with subprocess.Popen(argv, env=unmeasured(), stderr=subprocess.DEVNULL) as process:
         try:
-            until((short_tmp / "h").exists)
-            pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-            assert pages * os.sysconf("SC_PAGE_SIZE") <= 32_000_000
+            eventually((short_tmp / "h").exists)
+            assert resident(process.pid) <= 32_000_000
         finally:
             process.kill()

@@ -15,7 +15,7 @@ import pytest
 from kubenclave.node.quotehelper.server import AesmServer, Connection, ServerLimits
 from kubenclave.platform import sockets
 from kubenclave.wire.metrics import Counter, Metrics
-from tests.integration.aesm_peer import eventually
+from tests.waiting import eventually_async
 
 REQUEST = struct.pack("<I", 5) + b"hello"
 
@@ -56,7 +56,7 @@ class Rig:
         return data
 
     async def ended(self, outcome: str, times: int = 1) -> None:
-        await eventually(lambda: self.outcomes.get(outcome) >= times)
+        await eventually_async(lambda: self.outcomes.get(outcome) >= times)
 
 
 @asynccontextmanager
@@ -114,7 +114,7 @@ def test_peers_are_told_apart_by_their_process(short_tmp):
         async with rig(short_tmp) as one:
             one.keep = True
             peer = one.peer(REQUEST)
-            await eventually(lambda: one.kept)
+            await eventually_async(lambda: one.kept)
             assert one.kept[0].peer == os.getpid()
             peer.close()
 
@@ -126,7 +126,7 @@ def test_a_process_outside_of_our_namespace_goes_by_its_user(short_tmp):
         async with rig(short_tmp) as one:
             one.keep = True
             peer = one.peer(REQUEST)
-            await eventually(lambda: one.kept)
+            await eventually_async(lambda: one.kept)
             connection = one.kept[0]
 
             class Foreign:
@@ -156,7 +156,7 @@ def test_how_connections_end_that_ask_nothing(short_tmp, data, outcome):
     async def dialogue() -> None:
         async with rig(short_tmp) as one:
             peer = one.peer()
-            await eventually(lambda: one.server.connections)
+            await eventually_async(lambda: one.server.connections)
             if data:
                 peer.send(data)
             peer.shutdown(socket.SHUT_WR)
@@ -171,7 +171,7 @@ def test_a_peer_that_resets_is_a_probe(short_tmp):
     async def dialogue() -> None:
         async with rig(short_tmp) as one:
             peer = one.peer()
-            await eventually(lambda: one.server.connections)
+            await eventually_async(lambda: one.server.connections)
             peer.close()
             await one.ended("probe")
 
@@ -235,7 +235,7 @@ def test_a_peer_that_leaves_before_its_answer_is_noted(short_tmp, size):
         async with rig(short_tmp) as one:
             one.keep = True
             peer = one.peer(REQUEST)
-            await eventually(lambda: one.kept)
+            await eventually_async(lambda: one.kept)
             if size > 6:  # it leaves in the middle
                 one.kept[0].answer(bytes(size))
                 assert one.server.connections == 1
@@ -267,7 +267,7 @@ def test_a_buffer_that_is_full_is_written_to_later(short_tmp):
         async with rig(short_tmp) as one:
             one.keep = True
             peer = one.peer(REQUEST)
-            await eventually(lambda: one.kept)
+            await eventually_async(lambda: one.kept)
             one.kept[0].socket = Full(one.kept[0].socket)  # type: ignore[assignment]  # a socket that says no twice
             one.kept[0].answer(b"answer")
             assert await one.read(peer) == b"answer"
@@ -295,7 +295,7 @@ def test_running_out_of_descriptors_costs_a_silent_peer_its_place(short_tmp):
     async def dialogue() -> None:
         async with rig(short_tmp) as one:
             silent = one.peer()
-            await eventually(lambda: one.server.connections)
+            await eventually_async(lambda: one.server.connections)
             errors = [ConnectionAbortedError(), OSError(errno.EMFILE, "too many")]
             listener = Refusing(sockets.listen(one.path, 0o600, 64), errors)
             one.server.start(listener)  # type: ignore[arg-type]  # a listener with troubles
@@ -313,7 +313,7 @@ def test_closing_while_accept_pauses_leaves_nothing_behind(short_tmp):
             errors = [OSError(errno.EMFILE, "too many")] * 100
             one.server.start(Refusing(sockets.listen(one.path, 0o600, 64), errors))  # type: ignore[arg-type]
             peer = one.peer()
-            await eventually(lambda: len(errors) < 100)
+            await eventually_async(lambda: len(errors) < 100)
             one.server.close()
             left = len(errors)
             await asyncio.sleep(0.12)  # longer than the pause
@@ -339,11 +339,11 @@ def test_draining_answers_who_is_in_and_does_not_wait_for_the_silent(short_tmp):
         async with rig(short_tmp) as one:
             one.keep = True
             silent, asking = one.peer(), one.peer(REQUEST)
-            await eventually(lambda: one.kept)
+            await eventually_async(lambda: one.kept)
             draining = asyncio.ensure_future(one.server.drain(0.1, 10))
             late = one.peer()
             late.send(REQUEST)
-            await eventually(lambda: len(one.kept) == 2)
+            await eventually_async(lambda: len(one.kept) == 2)
             for connection in one.kept:
                 connection.answer(b"answer")
             assert await one.read(asking) == b"answer"
@@ -360,7 +360,7 @@ def test_draining_ends_even_if_answers_do_not(short_tmp):
         async with rig(short_tmp) as one:
             one.keep = True
             waiting = one.peer(REQUEST)
-            await eventually(lambda: one.kept)
+            await eventually_async(lambda: one.kept)
             one.keep, one.answer = False, bytes(4 << 20)
             unread = one.peer(REQUEST)
             await one.server.drain(0.02, 0.1)

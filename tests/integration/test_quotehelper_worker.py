@@ -22,7 +22,8 @@ from kubenclave.wire import aesm
 from kubenclave.wire.aesm_errors import AesmError
 from kubenclave.wire.metrics import Counter, Metrics
 from kubenclave.wire.quoteworker import Op, QuoteRequest, WorkerReply
-from tests.integration.aesm_peer import TEST_WORKER, eventually, report
+from tests.integration.aesm_peer import TEST_WORKER, report
+from tests.waiting import eventually_async
 
 TEST = (sys.executable, str(TEST_WORKER))
 HELD = """\
@@ -78,7 +79,7 @@ def test_more_than_the_stream_takes_at_once_follows_when_there_is_room():
 
 def test_a_program_that_cannot_be_started_is_a_failing_worker():
     async def dialogue(worker: Worker, restarts: Counter) -> None:
-        await eventually(lambda: worker.state is WorkerState.FAILING)
+        await eventually_async(lambda: worker.state is WorkerState.FAILING)
         assert restarts.get() >= 3
         reply = await worker.ask(Op.INIT)
         assert reply == WorkerReply(0, AesmError.SERVICE_UNAVAILABLE, 0, b"")
@@ -92,8 +93,8 @@ def test_a_worker_that_does_not_answer_is_replaced_and_killed():
         first = worker.pid
         replies = await asyncio.gather(worker.ask(Op.INIT), worker.ask(Op.INIT))
         assert {reply.error for reply in replies} == {AesmError.BUSY}
-        await eventually(lambda: restarts.get() == 1)
-        await eventually(lambda: worker.pid not in {None, first})
+        await eventually_async(lambda: restarts.get() == 1)
+        await eventually_async(lambda: worker.pid not in {None, first})
         with pytest.raises(ProcessLookupError):
             os.kill(first or 0, 0)
 
@@ -116,7 +117,7 @@ def test_a_worker_that_closes_its_stream_and_stays_is_killed():
     async def dialogue(worker: Worker, restarts: Counter) -> None:
         await worker.wait_up()
         worker.call(Op.INIT, b"", lambda _: None)
-        await eventually(lambda: restarts.get() == 1)
+        await eventually_async(lambda: restarts.get() == 1)
 
     with_worker(dialogue, *held("os.close(int(sys.argv[2])); time.sleep(60)"))
 
@@ -127,7 +128,7 @@ def test_requests_that_a_worker_never_read_fail_with_its_end():
         reply = await worker.ask(Op.INIT)
         assert reply.error is AesmError.BUSY
         worker.call(Op.INIT, b"", lambda _: None)
-        await eventually(lambda: restarts.get() >= 1)
+        await eventually_async(lambda: restarts.get() >= 1)
 
     with_worker(dialogue, *held("time.sleep(0.2); os._exit(1)"))
 
@@ -138,7 +139,7 @@ def test_a_helper_without_a_health_socket(short_tmp):
         arguments = ["--backend", "simulated", "--socket", str(short_tmp / "a")]
         one = QuoteHelper(parse(arguments), TEST)
         running = asyncio.ensure_future(one.run(stop))
-        await eventually(lambda: not one.reasons)
+        await eventually_async(lambda: not one.reasons)
         assert await occupant(short_tmp / "a") is Occupant.HELPER
         assert one.routes()["/readyz"]()[0] == 200
         stop.set()

@@ -4,9 +4,8 @@
 import datetime as dt
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dcap_qvl
@@ -19,8 +18,7 @@ from kubenclave.platform.simulated.tcb import PlatformTcb
 from kubenclave.sgx.attributes import Attributes
 from tests.integration.test_sim_quotes_verify import BAD, GOOD
 from tests.simulated_platform import APP_MR_ENCLAVE, app_sigstruct
-
-PATIENCE = 30.0
+from tests.waiting import PATIENCE, eventually
 
 
 @contextmanager
@@ -32,13 +30,6 @@ def program(*arguments: str, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
             run.terminate()
 
 
-def wait_for(path: Path) -> None:
-    end = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} has not come up"
-        time.sleep(0.01)
-
-
 class Node:
     def __init__(self, root: Path) -> None:
         self.state, self.aesm, self.log = root / "s", root / "aesm.socket", root / "log"
@@ -48,7 +39,7 @@ class Node:
     @contextmanager
     def platform(self) -> Iterator["subprocess.Popen[bytes]"]:
         with program("kubenclave", "sim", "start", "--state", str(self.state), "--epc", "4Mi", log=self.log) as run:
-            wait_for(self.cpu)
+            eventually(self.cpu.exists, what="the CPU's socket")
             yield run
 
     @contextmanager
@@ -56,7 +47,7 @@ class Node:
         sockets = ["--socket", str(self.aesm), "--health-socket", str(self.root / "health")]
         backend = ["--backend", "simulated", "--cpu-socket", str(self.cpu)]
         with program("kubenclave.node.helper", *sockets, *backend, log=self.log) as run:
-            wait_for(self.aesm)
+            eventually(self.aesm.exists, what="the AESM socket")
             yield run
 
     def sim(self, *arguments: str) -> None:
@@ -114,13 +105,13 @@ def test_helper_quotes_again_after_the_platform_was_restarted(node):
         first.terminate()
         first.wait(PATIENCE)
         with node.platform():
-            end = time.monotonic() + PATIENCE
-            while True:
-                try:
-                    after = node.quote()
-                    break
-                except KubenclaveError:
-                    assert time.monotonic() < end
-                    time.sleep(0.05)
-            assert both(after, *node.collateral()) == ("UpToDate", "UpToDate")
-    assert before[500:564] == after[500:564]  # the attestation key
+            again: list[bytes] = []
+
+            def quoted() -> bool:
+                with suppress(KubenclaveError):
+                    again.append(node.quote())
+                return bool(again)
+
+            eventually(quoted, what="a quote of the new platform")
+            assert both(again[0], *node.collateral()) == ("UpToDate", "UpToDate")
+    assert before[500:564] == again[0][500:564]  # the attestation key

@@ -32,6 +32,7 @@ from kubenclave.wire import simcpu
 from kubenclave.wire.frames import FrameDecoder
 from kubenclave.wire.simcpu import Code
 from tests import simulated_enclaves as made
+from tests.waiting import eventually
 
 SEAL = KeyRequest(key_name=KeyName.SEAL, key_policy=KeyPolicy.MRENCLAVE)
 STATUS = simcpu.encode_request(simcpu.GetStatus())
@@ -111,13 +112,6 @@ def serving(
 def running(short_tmp: Path) -> Iterator[Running]:
     with serving(short_tmp) as found:
         yield found
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "did not come about"
-        time.sleep(0.005)
 
 
 def closed(connection: socket.socket) -> bool:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The built wheel: complete, and good for more than an import. ``make wheel-test`` runs all tests against it."""
 
-import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.programs import unmeasured
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "kubenclave"
@@ -34,8 +35,7 @@ def run(wheel: Path, unpacked: Path, *arguments: str) -> str:
     if not unpacked.exists():
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(unpacked)
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # other source files
-    env["PYTHONPATH"] = str(unpacked)
+    env = {**unmeasured(), "PYTHONPATH": str(unpacked)}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=unpacked, env=env, capture_output=True, text=True, check=False
     )

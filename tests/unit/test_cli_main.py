@@ -14,11 +14,10 @@ import pytest
 
 from kubenclave.cli import kit, main
 from kubenclave.errors import PlatformError, TrustError, UnreachableError
+from tests.programs import unmeasured
 
 PROGRAM = [sys.executable, "-m", "kubenclave"]
 HEAVY = ("cryptography", "msgspec", "asyncio", "google", "grpclib", "yaml", "structlog", "socket", "subprocess")
-# Without what measures coverage, which loads much.
-ALONE = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
 
 
 def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -35,7 +34,8 @@ def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tup
 def loaded_by(*words: str) -> set[str]:
     """Return the top-level packages that a run of these words has loaded at its end."""
     code = "import sys; from kubenclave.cli.main import run; run(sys.argv[1:]); print('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True, env=ALONE)
+    argv = [sys.executable, "-c", code, *words]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, env=unmeasured())
     return {name.partition(".")[0] for name in done.stdout.split()}
 
 
@@ -297,7 +297,7 @@ def test_completions(words, wanted):
 
 def test_completing_a_noun_loads_none_of_them():
     code = "import sys; from kubenclave.cli.main import cli; cli.shell_complete(None, 'qu'); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=ALONE)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=unmeasured())
     assert not {"kubenclave.cli.quote", "cryptography"} & set(done.stdout.split())
 
 

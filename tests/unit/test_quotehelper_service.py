@@ -15,7 +15,7 @@ from kubenclave.wire.aesm_errors import AesmError
 from kubenclave.wire.aesm_keyid import ECDSA_P256_KEY_ID as KEY_ID
 from kubenclave.wire.metrics import Metrics
 from kubenclave.wire.quoteworker import InitResult, Op, QuoteResult, WorkerReply
-from tests.integration.aesm_peer import eventually
+from tests.waiting import eventually_async
 
 INIT = aesm.InitQuote(KEY_ID, True, 32)
 QUOTE = b"q" * 1100
@@ -54,7 +54,7 @@ class Listed:
 
     async def answer(self, op: Op, error: int = 0, payload: bytes = b"") -> None:
         """Answer the first call, which has to be of this kind, as soon as it is there."""
-        await eventually(lambda: self.calls)
+        await eventually_async(lambda: self.calls)
         (was, done), self.calls = self.calls[0], self.calls[1:]
         assert was is op
         done(WorkerReply(0, error, 0xE000, payload))
@@ -152,7 +152,7 @@ def test_those_who_wait_for_the_initialisation_are_bounded():
 def test_whoever_waited_too_long_is_not_answered_twice():
     async def scene(bench: Bench) -> None:
         client = bench.ask(INIT)
-        await eventually(lambda: client.error(INIT) is not None)
+        await eventually_async(lambda: client.error(INIT) is not None)
         assert client.error(INIT) is AesmError.BUSY
         await bench.worker.answer(Op.INIT, payload=RESULT.build())
         assert client.error(INIT) is AesmError.BUSY
@@ -187,7 +187,7 @@ def test_a_full_queue_refuses_the_newest_of_whoever_has_most():
 def test_a_call_that_has_expired_in_the_queue_takes_nobodys_place():
     async def scene(bench: Bench) -> None:
         asked, waiting, last = bench.quote(), bench.quote(), bench.quote()
-        await eventually(lambda: last.error(REQUEST) is not None)
+        await eventually_async(lambda: last.error(REQUEST) is not None)
         assert {one.error(REQUEST) for one in (asked, waiting)} == {AesmError.BUSY}
         assert bench.quote(2).error(REQUEST) is AesmError.BUSY  # the worker has not come back
         await bench.worker.answer(Op.QUOTE, payload=QuoteResult(QUOTE).build())
@@ -203,7 +203,7 @@ def test_a_call_that_has_expired_in_the_queue_takes_nobodys_place():
 def test_an_expired_call_that_loses_its_place_is_not_answered_again():
     async def scene(bench: Bench) -> None:
         first, second, third = bench.quote(1), bench.quote(1), bench.quote(1)
-        await eventually(lambda: third.error(REQUEST) is not None)
+        await eventually_async(lambda: third.error(REQUEST) is not None)
         bench.service._stuck = 0  # as if the worker had come back without an answer
         other = bench.quote(2)
         assert [one.error(REQUEST) for one in (first, second, third)] == [AesmError.BUSY] * 3

@@ -23,7 +23,7 @@ def pem(key, passphrase: bytes | None = None):
 
 def test_a_key_signs(tmp_path):
     path = tmp_path / "key.pem"
-    path.write_bytes(pem(enclaves._signing_key()))
+    path.write_bytes(pem(enclaves.signing_key()))
     signed = signing.sign(made.signed(), signing.load_key(path))
     signed.check()
     assert signed == made.signed()  # PKCS #1 v1.5: the same bytes every time
@@ -64,9 +64,9 @@ def test_the_development_key_is_made_once(tmp_path):
 
 def test_of_two_who_make_the_key_at_once_one_is_first(tmp_path):
     path = tmp_path / "key.pem"
-    path.write_bytes(pem(enclaves._signing_key()))
+    path.write_bytes(pem(enclaves.signing_key()))
     signing._make_key(path)  # has looked before the other was ready
-    assert path.read_bytes() == pem(enclaves._signing_key())
+    assert path.read_bytes() == pem(enclaves.signing_key())
     assert [entry.name for entry in tmp_path.iterdir()] == ["key.pem"]
 
 

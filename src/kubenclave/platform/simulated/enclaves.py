@@ -8,9 +8,9 @@ import functools
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 
+from kubenclave.platform.simulated import signing
 from kubenclave.platform.simulated.documents import QE_ISV_SVN, QE_PROD_ID
 from kubenclave.platform.simulated.tcb import PCE_SVN
 from kubenclave.sgx.attributes import AttributeFlags, Attributes, Xfrm
@@ -18,7 +18,7 @@ from kubenclave.sgx.epc import PAGE_SIZE
 from kubenclave.sgx.measure import Pages, measure
 from kubenclave.sgx.report import TargetInfo
 from kubenclave.sgx.secinfo import SecInfo
-from kubenclave.sgx.sigstruct import EXPONENT, KEY_SIZE, Sigstruct, assemble
+from kubenclave.sgx.sigstruct import EXPONENT, KEY_SIZE, Sigstruct
 
 # The signing key of the simulation's enclaves: RSA-3072 with exponent 3, public knowledge, here for everyone to see.
 # It protects nothing: whoever signs with it gets an enclave that only simulated platforms certify.
@@ -101,8 +101,7 @@ class EnclaveImage:
             isv_svn=self.isv_svn,
             date=_DATE,
         )
-        signature = _signing_key().sign(template.signed_bytes(), padding.PKCS1v15(), hashes.SHA256())
-        return assemble(template, _MODULUS, int.from_bytes(signature, "big")).build()
+        return signing.sign(template, signing_key()).build()
 
     @property
     def target_info(self) -> TargetInfo:
@@ -122,7 +121,8 @@ QUOTING_ENCLAVE: Final = EnclaveImage("quoting enclave", QE_PROD_ID, QE_ISV_SVN)
 PCE: Final = EnclaveImage("provisioning certification enclave", 1, PCE_SVN)
 
 
-def _signing_key() -> rsa.RSAPrivateKey:
+def signing_key() -> rsa.RSAPrivateKey:
+    """Return the key that signs both enclaves, public knowledge as it is."""
     d = pow(EXPONENT, -1, (_P - 1) * (_Q - 1))
     numbers = rsa.RSAPrivateNumbers(
         p=_P,
