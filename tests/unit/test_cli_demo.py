@@ -15,9 +15,10 @@ from typing import Any
 import click
 import pytest
 
-from kubenclave.cli import kit, main, scenes, stage
-from kubenclave.cli.scenes import StopError, Teller
-from kubenclave.cli.stage import Done, Interruptions, Stage, staged
+from kubenclave.cli import kit, main
+from kubenclave.cli.demo import scenes, stage
+from kubenclave.cli.demo.scenes import StopError, Teller
+from kubenclave.cli.demo.stage import Done, Interruptions, Stage, staged
 from kubenclave.errors import PlatformError, UnreachableError, UsageError
 from kubenclave.platform.simulated.signing import development_key
 

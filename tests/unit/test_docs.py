@@ -107,7 +107,7 @@ def test_the_transcript_in_the_readme_has_the_steps_of_the_demo():
     table = re.search(r"^STEP .*?\n(.*?)\n\n", text("README.md"), re.MULTILINE | re.DOTALL)
     assert table is not None
     titles = [re.split(r"  |\d", row)[0].strip() for row in table[1].splitlines()]  # amounts are filled in
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/kubenclave/cli").glob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/kubenclave/cli/demo").glob("*.py"))
     assert titles
     assert [title for title in titles if title not in source] == []
 

@@ -101,7 +101,7 @@ def _refusal(collateral: "Collateral", anchor: "TrustAnchor") -> dict[str, Any] 
 
 def _parts(collateral: "Collateral") -> dict[str, dict[str, Any]]:
     """Return every part as it describes itself."""
-    from kubenclave.cli.certificates import describe_chain, describe_crl, signer_of
+    from kubenclave.cli.show.certificates import describe_chain, describe_crl, signer_of
 
     parts = {name: describe_chain(getattr(collateral, name)) for name in _CHAINS}
     parts["root_ca_crl"] = describe_crl(collateral.root_ca_crl)
@@ -161,7 +161,7 @@ def _level(level: "TcbLevel") -> dict[str, Any]:
 
 def _judge(part: dict[str, Any], at: dt.datetime) -> None:
     """Note in a part, and in each of its certificates, whether it is valid at that time."""
-    from kubenclave.cli.certificates import state_at
+    from kubenclave.cli.show.certificates import state_at
 
     for each in part.get("certificates", [part]):
         each["state"] = state_at(each["valid"], at) if "valid" in each else "unreadable"
@@ -259,7 +259,7 @@ def _all_levels(document: dict[str, Any]) -> list[str]:
 
 
 def _levels(title: str, levels: list[dict[str, Any]]) -> str:
-    from kubenclave.cli.verdict import colour_of
+    from kubenclave.cli.show.verdict import colour_of
 
     rows = [(f"{kit.printable(title).upper()}: AT LEAST", "STATUS", "TCB DATE", "ADVISORIES")]
     for level in levels:

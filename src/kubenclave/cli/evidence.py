@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options and files that commands about quotes and collateral share: times, hex, roots, policies."""
+"""Options and files that commands about quotes and collateral share: quotes, collateral, roots, policies."""
 
 import datetime as dt
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from kubenclave.cli import kit
+from kubenclave.cli import kit, parameters
 from kubenclave.errors import FormatError, UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -18,68 +17,9 @@ if TYPE_CHECKING:
     from kubenclave.dcap.collateral import Collateral
     from kubenclave.dcap.policy import Policy
 
-REPORT_DATA_SIZE: Final = 64
 FILE: Final = click.Path(allow_dash=True)  # completes file names; kit.read_input says what is wrong with them
 
-_UNITS: Final = {"d": "days", "h": "hours", "m": "minutes"}
-_DURATION: Final = re.compile(r"([0-9]{1,5})([dhm])")
-_SECONDS: Final = re.compile(r"[0-9]{1,11}")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def _moment(text: str) -> dt.datetime | None:
-    """Return the time in UTC, None for one without a zone. Raises what the library raises for anything else."""
-    if text == "now":
-        return dt.datetime.now(dt.UTC)
-    if _SECONDS.fullmatch(text):
-        return dt.datetime.fromtimestamp(int(text), dt.UTC)
-    moment = dt.datetime.fromisoformat(text.upper())
-    return None if moment.tzinfo is None else moment.astimezone(dt.UTC)
-
-
-class Moment(click.ParamType[dt.datetime]):
-    """A time with a zone, as RFC 3339, Unix seconds or the word ``now``."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.datetime:
-        """Return the time in UTC; fails as click wants it."""
-        try:
-            moment = _moment(value)
-        except (ValueError, OverflowError, OSError):
-            moment = None
-        if moment is None:
-            self.fail(f"{value!r} is no time: give 2025-06-19T10:15:00Z, Unix seconds or now", param, ctx)
-        return moment
-
-
-class Duration(click.ParamType[dt.timedelta]):
-    """A length of time such as 7d, 12h or 30m."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.timedelta:
-        """Return the time span; fails as click wants it."""
-        match = _DURATION.fullmatch(value)
-        if match is None:
-            self.fail(f"{value!r} is no duration: give 7d, 12h or 30m", param, ctx)
-        return dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
-
-
-class ReportData(click.ParamType[bytes]):
-    """REPORTDATA as hexadecimal digits, up to 64 bytes; zeros follow."""
-
-    name = "hex"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
-        """Return the 64 bytes; fails as click wants it."""
-        try:
-            data = bytes.fromhex(value.removeprefix("0x"))
-        except ValueError:
-            self.fail("not hexadecimal digits", param, ctx)
-        if len(data) > REPORT_DATA_SIZE:
-            self.fail(f"{len(data)} bytes are more than the {REPORT_DATA_SIZE} of REPORTDATA", param, ctx)
-        return data.ljust(REPORT_DATA_SIZE, b"\0")
 
 
 def at_option(*, now_by_default: bool = False) -> Callable[[_Function], _Function]:
@@ -87,7 +27,7 @@ def at_option(*, now_by_default: bool = False) -> Callable[[_Function], _Functio
     kind: dict[str, Any] = {"default": "now", "show_default": True} if now_by_default else {"required": True}
     return click.option(
         "--at",
-        type=Moment(),
+        type=parameters.Moment(),
         metavar="TIME",
         help="Time of the decision: 2025-06-19T10:15:00Z, Unix seconds, or now.",
         **kind,

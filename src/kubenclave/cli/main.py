@@ -23,7 +23,7 @@ from kubenclave.errors import KubenclaveError, PlatformError, UsageError
 
 PROGRAM: Final = "kubenclave"
 
-# Noun: its one line in the help. The module of the same name in this folder holds it as ``command``.
+# Noun: its one line in the help. The module or package of the same name in this folder holds it as ``command``.
 NOUNS: Final = {
     "demo": "Show all of it in one run: EPC, enclave, quote, verdict.",
     "up": "Run the node daemons on this machine, without Kubernetes.",

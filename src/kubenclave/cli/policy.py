@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kubenclave.cli import evidence, kit
+from kubenclave.cli import evidence, kit, parameters
 from kubenclave.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def check(file: str) -> None:
 @evidence.at_option()
 @evidence.root_option
 @evidence.pck_chain_option
-@click.option("--report-data", type=evidence.ReportData(), metavar="HEX", help="REPORTDATA this challenge expects.")
+@click.option("--report-data", type=parameters.ReportData(), metavar="HEX", help="REPORTDATA this challenge expects.")
 @kit.output_option
 def test(
     *,
@@ -79,7 +79,7 @@ def test(
 
     Exit code 0 when it accepts the quote, 1 when it does not, or when the quote is not genuine in the first place.
     """
-    from kubenclave.cli import verdict as shown
+    from kubenclave.cli.show import verdict as shown
     from kubenclave.dcap.verdict import verify_quote
 
     policy = evidence.load_policy(file)

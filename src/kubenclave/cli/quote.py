@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubenclave.cli import evidence, kit
+from kubenclave.cli import evidence, kit, parameters
 from kubenclave.errors import PlatformError, UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def command() -> None:
 @evidence.root_option
 @evidence.pck_chain_option
 @click.option("--policy", "policy_path", type=evidence.FILE, metavar="FILE", help="Which enclaves: JSON or TOML.")
-@click.option("--report-data", type=evidence.ReportData(), metavar="HEX", help="REPORTDATA this challenge expects.")
+@click.option("--report-data", type=parameters.ReportData(), metavar="HEX", help="REPORTDATA this challenge expects.")
 @click.option(
     "--minimum-tcb-evaluation-data-number",
     "minimum_number",
@@ -57,7 +57,7 @@ def command() -> None:
 @click.option(
     "--dangerously-accept-expired-collateral",
     "grace",
-    type=evidence.Duration(),
+    type=parameters.Duration(),
     default="0d",
     metavar="DURATION",
     help="Accept collateral this long after its end, as in 7d or 12h.",
@@ -81,7 +81,7 @@ def verify(
     Exit code 0 accepted, 1 refused, 3 not a quote or not collateral. Without a policy nobody has said which enclave
     is wanted: the answer is then about the platform alone, and says so.
     """
-    from kubenclave.cli import verdict as shown
+    from kubenclave.cli.show import verdict as shown
     from kubenclave.dcap.verdict import verify_quote
 
     given = evidence.load_evidence(quote, collateral_path, root_path, pck_chain_path)
@@ -116,12 +116,12 @@ def show(quote: str) -> None:
 
     Exit code 3 when it is not a quote.
     """
-    from kubenclave.cli import anatomy
+    from kubenclave.cli.show import quote as shown
     from kubenclave.sgx.quote import Quote
 
     content = kit.read_input(quote, what="quote")
-    described = anatomy.describe(Quote.parse(content), size=len(content))
-    kit.emit(described, anatomy.text(described))
+    described = shown.describe(Quote.parse(content), size=len(content))
+    kit.emit(described, shown.text(described))
 
 
 @command.command(
@@ -132,7 +132,7 @@ def show(quote: str) -> None:
         "kubenclave quote get --report report.bin --out quote.bin                         second step",
     ),
 )
-@click.option("--report-data", type=evidence.ReportData(), metavar="HEX", help="What the enclave shall vouch for.")
+@click.option("--report-data", type=parameters.ReportData(), metavar="HEX", help="What the enclave shall vouch for.")
 @click.option("--report", "report_path", type=evidence.FILE, metavar="FILE", help="A REPORT, 432 bytes, as made.")
 @click.option("--target-info-out", type=evidence.FILE, metavar="FILE", help="Only write whom a REPORT is to be for.")
 @click.option("--out", type=evidence.FILE, metavar="FILE", help="Where the quote goes (default: stdout).")

@@ -9,7 +9,7 @@ import click
 
 from kubenclave import log
 from kubenclave.cli import kit
-from kubenclave.cli.sizes import EpcSize
+from kubenclave.cli.parameters import EpcSize
 from kubenclave.errors import PlatformError
 from kubenclave.local import up
 from kubenclave.local.control import Status
@@ -32,7 +32,12 @@ from kubenclave.sgx.epc import amount
     help="Use the SIMULATED platform, or insist on SGX (default: SGX if it is there).",
 )
 @click.option(
-    "--epc", type=EpcSize(), default="128Mi", show_default=True, metavar="SIZE", help="EPC of the SIMULATED platform."
+    "--epc",
+    type=EpcSize(),
+    default="128Mi",
+    show_default=True,
+    metavar="SIZE",
+    help="EPC of the SIMULATED platform.",
 )
 @click.option("--grant-provision", is_flag=True, help="Grant the provisioning key to whoever asks for it.")
 @kit.output_option

@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from kubenclave.cli import kit
-from kubenclave.cli.stage import PROGRAM, Done, Stage
+from kubenclave.cli.demo.stage import PROGRAM, Done, Stage
 from kubenclave.errors import KubenclaveError, PlatformError
 from kubenclave.local.up import has_sgx
 from kubenclave.sgx.epc import amount

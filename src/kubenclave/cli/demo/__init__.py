@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from kubenclave.cli import kit
-from kubenclave.cli.stage import staged
+from kubenclave.cli.demo.stage import staged
 
 
 @click.command(
@@ -29,7 +29,7 @@ def command(*, keep: Path | None, hardware: bool) -> None:
     Everything runs in a temporary directory and is gone afterwards. Exit code 0 only when every step ended as it has
     to, 1 when one did not, 5 when the daemons do not come up.
     """
-    from kubenclave.cli import scenes
+    from kubenclave.cli.demo import scenes
 
     started = time.monotonic()
     teller = scenes.Teller(hardware=hardware)

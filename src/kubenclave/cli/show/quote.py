@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from kubenclave.cli import kit
-from kubenclave.cli.certificates import describe_chain
+from kubenclave.cli.show.certificates import describe_chain
 from kubenclave.dcap.describe import describe_body, describe_quote
 from kubenclave.sgx.attributes import MiscSelect
 from kubenclave.sgx.certification import CertificationData, CertificationType
