@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from kubenclave.local.kubelet import Kubelet
+from kubenclave.platform.simulated.places import cpu_socket, provision_socket
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE
 
 PATIENCE: Final = 20.0
@@ -53,7 +54,12 @@ class Places:
     @property
     def cpu(self) -> Path:
         """The SIMULATED CPU."""
-        return self.root / "sim" / "cpu.sock"
+        return cpu_socket(self.root / "sim")
+
+    @property
+    def provision(self) -> Path:
+        """The provision socket of the SIMULATED platform."""
+        return provision_socket(self.root / "sim")
 
     @property
     def aesm(self) -> Path:
@@ -85,7 +91,7 @@ def places() -> Iterator[Places]:
 @contextmanager
 def simulator(where: Places, *, epc: str = "128Mi") -> Iterator[Daemon]:
     """Run the SIMULATED platform."""
-    argv = ["kubenclave", "sim", "start", "--state", str(where.cpu.parent), "--epc", epc]
+    argv = ["kubenclave", "sim", "start", "--state", str(where.root / "sim"), "--epc", epc]
     with _running(where, argv, lambda: _accepts(where.cpu)) as daemon:
         yield daemon
 
@@ -95,7 +101,7 @@ def quote_helper(where: Places) -> Iterator[Daemon]:
     """Run the quote helper on the SIMULATED platform; ready means that it can quote."""
     argv = ["kubenclave.node.helper", "--socket", str(where.aesm)]
     argv += ["--health-socket", str(where.root / "helper.sock"), "--backend", "simulated"]
-    argv += ["--cpu-socket", str(where.cpu)]
+    argv += ["--provision-socket", str(where.provision)]
     with _running(where, argv, lambda: _accepts(where.aesm)) as daemon:
         yield daemon
 
@@ -106,6 +112,7 @@ def agent(where: Places) -> Iterator[Daemon]:
     status = where.root / "agent.sock"
     argv = ["kubenclave.node.agent", "--plugin-dir", str(where.plugins), "--status-socket", str(status)]
     argv += ["--aesm-dir", str(where.aesm.parent), "--simulated-cpu", str(where.cpu)]
+    argv += ["--simulated-provision", str(where.provision)]
     with _running(where, argv, lambda: _accepts(status)) as daemon:
         yield daemon
 

@@ -44,7 +44,7 @@ def cpu(*, pages: int = 64, fuses: Fuses = FUSES, launch_signer: bytes | None = 
 
 def built(of: SoftwareCpu, **create: Any) -> CpuEnclave:
     """Return LOAD as loaded, before EINIT; ``create`` are other operands of ECREATE."""
-    enclave = of.enclave()
+    enclave = of.enclave(may_provision=True)
     enclave.create(simcpu.Create(**{"size": SIZE, "attributes": PLAIN, **create}))
     for pages in LOAD:
         enclave.add(pages)

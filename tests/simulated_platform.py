@@ -35,7 +35,7 @@ class DirectEnclave:
 
     def __init__(self, platform: "Platform") -> None:
         self._platform = platform
-        self._enclave: CpuEnclave = platform.cpu.enclave()
+        self._enclave: CpuEnclave = platform.cpu.enclave(may_provision=True)
         self.closed = False
 
     def create(self, size: int, ssa_frame_size: int = 1, *, attributes: Attributes) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kubenclave._proto import deviceplugin_pb2 as pb
+from kubenclave.platform.simulated.places import cpu_socket, provision_socket
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE, PROVISION_RESOURCE
 from tests.integration.grpc_kubelet import GrpcKubelet
 from tests.integration.test_node_agent import get
@@ -97,8 +98,10 @@ def test_on_the_simulated_platform(short_tmp):
     state = short_tmp / "sim"
     with start(["-m", "kubenclave", "sim", "start", "--state", str(state)], stdout=subprocess.DEVNULL) as platform:
         try:
-            eventually((state / "cpu.sock").exists)
-            memory, modules = measure(short_tmp, "--simulated-cpu", str(state / "cpu.sock"))
+            eventually(cpu_socket(state).exists)
+            sockets = ["--simulated-cpu", str(cpu_socket(state))]
+            sockets += ["--simulated-provision", str(provision_socket(state))]
+            memory, modules = measure(short_tmp, *sockets)
             check(memory, modules, MAX_MODULES + SIMULATED_MODULES)
         finally:
             platform.terminate()

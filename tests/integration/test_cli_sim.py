@@ -21,7 +21,8 @@ from kubenclave.cli import main, sim
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.platform.simcpu import Enclave
 from kubenclave.platform.simulated import enclaves
-from kubenclave.sgx.attributes import Attributes
+from kubenclave.platform.simulated.places import cpu_socket, provision_socket
+from kubenclave.sgx.attributes import AttributeFlags, Attributes
 from kubenclave.sgx.keyrequest import KeyName, KeyPolicy, KeyRequest
 from kubenclave.sgx.measure import Pages, measure
 from kubenclave.sgx.report import Report, TargetInfo
@@ -92,7 +93,11 @@ class Simulator:
 
     @property
     def socket(self) -> Path:
-        return self.state / "cpu.sock"
+        return cpu_socket(self.state)
+
+    @property
+    def provision(self) -> Path:
+        return provision_socket(self.state)
 
     def command(self, *words: str, **env: str) -> "subprocess.CompletedProcess[str]":
         place = () if words[0] in ("run", "report") else ("--state", str(self.state))
@@ -136,6 +141,7 @@ def test_start_says_that_it_is_ready_and_simulated(own):
         "simulated": True,
         "state": str(own.state),
         "cpu_socket": str(own.socket),
+        "provision_socket": str(own.provision),
         "epc_bytes": 16 * MIB,
         "tcb": "up-to-date",
     }
@@ -151,7 +157,8 @@ def test_start_ends_cleanly(short_tmp, number):
     simulator = Simulator(short_tmp)
     said = simulator.stop(number)
     assert simulator.process.returncode == 0, said
-    assert sorted(entry.name for entry in simulator.state.iterdir()) == ["lock", "platform.json"]
+    left = sorted(str(path.relative_to(simulator.state)) for path in simulator.state.rglob("*"))
+    assert left == ["cpu", "lock", "platform.json", "provision", "provision/cpu"]
 
 
 def test_a_restart_keeps_keys_and_epc(short_tmp):
@@ -159,7 +166,7 @@ def test_a_restart_keeps_keys_and_epc(short_tmp):
     keys, chains = [], []
     for options in (["--epc", "8Mi"], []):
         simulator = Simulator(short_tmp, *options)
-        with Enclave.connect(simulator.socket) as enclave:
+        with Enclave.connect(simulator.provision) as enclave:
             enclaves.PCE.load(enclave)
             keys.append(enclave.key(request))
             chains.append(enclave.pck_chain())
@@ -310,6 +317,46 @@ def test_run_refuses_a_sigstruct_that_is_broken(inside, simulator, damage, exit_
     assert code in done.stderr
 
 
+SHOW_FLAGS = """
+import os
+from kubenclave.platform.simcpu import Enclave
+from kubenclave.sgx.keyrequest import KeyName, KeyRequest
+with Enclave.inherited(os.environ) as enclave:
+    print(enclave.target_info().attributes.flags, len(enclave.key(KeyRequest(key_name=KeyName.PROVISION))))
+"""
+
+
+def test_run_with_the_provisioning_key_where_it_was_granted(simulator):
+    words = ("run", "--provision", "--key", str(simulator.key), "--", sys.executable, "-c", SHOW_FLAGS)
+    done = simulator.command(*words, KUBENCLAVE_SIM_PROVISION=str(simulator.provision))
+    assert (done.stdout, done.returncode) == ("21 16\n", 0), done.stderr
+
+
+def test_run_with_the_provisioning_key_finds_the_socket_by_the_state_folder(simulator):
+    words = [*PROGRAM, "run", "--state", str(simulator.state), "--provision", "--", sys.executable, "-c", SHOW_FLAGS]
+    done = subprocess.run(words, env=simulator.env, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.returncode) == ("21 16\n", 0), done.stderr
+
+
+def test_run_with_the_provisioning_key_is_refused_with_the_next_step_where_it_was_not_granted(simulator):
+    done = simulator.command("run", "--provision", "--output", "json", "--", "sh", "-c", "echo ran")
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["code"]) == (5, "sim.no-provision")
+    assert "kubenclave run --provision" in error["hint"]
+    assert "--grant-provision" in error["hint"]
+
+
+def test_run_takes_the_provision_socket_for_a_sigstruct_that_asks_for_the_key(inside, simulator):
+    provisions = Attributes(AttributeFlags.MODE64BIT | AttributeFlags.PROVISION_KEY, 3)
+    sig = signed_file(simulator.folder, attributes=provisions)
+    words = ("run", "--mr-enclave", made.MR_ENCLAVE.hex(), "--sigstruct", sig)
+    done = simulator.command(*words, "--", "true", KUBENCLAVE_SIM_PROVISION=str(simulator.provision))
+    assert done.returncode == 0, done.stderr
+    done = inside(*words, "--cpu-socket", str(simulator.socket), "--", "true")
+    assert done.returncode == 5
+    assert "simcpu.invalid-attribute" in done.stderr
+
+
 def test_run_of_gramine_enclaves(short_tmp, shared_data):
     folder = shared_data / "enclaves/gramine"
     expected = json.loads((folder / "minimal/expected.json").read_text(encoding="utf-8"))
@@ -420,7 +467,7 @@ def test_the_tcb_is_shown_and_set_and_followed(own):
     shown = json.loads(own.command("tcb", "--output", "json").stdout)
     assert shown["tcb"] == "up-to-date"
     assert shown["simulated"]
-    with Enclave.connect(own.socket) as enclave:
+    with Enclave.connect(own.provision) as enclave:
         enclaves.PCE.load(enclave)
         before, chain = enclave.status().cpu_svn, enclave.pck_chain()
         assert before.hex() == shown["cpu_svn"]

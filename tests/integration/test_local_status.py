@@ -184,5 +184,5 @@ def test_on_hardware_the_daemons_are_told_so(short_tmp):
     options = up.Options(StateDirectory(short_tmp), simulated=False)
     helper, agent = up._quote_helper(options).argv, up._agent(options).argv
     assert helper[helper.index("--backend") + 1] == "dcap"
-    assert "--cpu-socket" not in helper
-    assert "--simulated-cpu" not in agent
+    assert "--provision-socket" not in helper
+    assert not any(word.startswith("--simulated") for word in agent)

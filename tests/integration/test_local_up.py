@@ -17,10 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from kubenclave.local import up as up_module
+from kubenclave.local.control import is_served
 from kubenclave.platform.aesmclient import AesmClient
 from kubenclave.platform.simcpu import Enclave
+from kubenclave.platform.simulated import enclaves
+from kubenclave.platform.simulated.places import cpu_socket
 from tests.waiting import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -153,7 +157,8 @@ def test_ready_says_where_everything_is(up):
         "simulated": True,
         "state": str(up.state),
         "aesm_socket": f"{up.state}/aesmd/aesm.socket",
-        "cpu_socket": f"{up.state}/sim/cpu.sock",
+        "cpu_socket": f"{up.state}/sim/cpu/cpu.sock",
+        "provision_socket": f"{up.state}/sim/provision/cpu/cpu.sock",
         "epc_bytes": 64 << 20,
         "devices": {"sgx.intel.com/enclave": 110, "sgx.intel.com/provision": 110},
     }
@@ -183,7 +188,7 @@ def test_a_command_finds_the_aesm_socket_and_the_cpu_at_their_usual_places(up, p
     assert done.stdout.splitlines() == [
         "1",
         str(64 << 20),
-        "/var/run/aesmd/aesm.socket /run/kubenclave/cpu.sock 1",
+        "/var/run/aesmd/aesm.socket /run/kubenclave/cpu/cpu.sock 1",
     ], done.stderr
 
 
@@ -191,7 +196,7 @@ def test_by_environment_alone_it_finds_them_where_they_are(up):
     done = run(up, "--epc", "4Mi", "--isolation", "environment", "--", sys.executable, "-c", INSIDE)
     assert done.stdout.splitlines()[1:] == [
         str(64 << 20),
-        f"{up.state}/aesmd/aesm.socket {up.state}/sim/cpu.sock None",
+        f"{up.state}/aesmd/aesm.socket {up.state}/sim/cpu/cpu.sock None",
     ], done.stderr
 
 
@@ -247,8 +252,72 @@ def test_a_killed_daemon_is_started_again_and_all_is_well(up, name):
     eventually(well, 30)
     assert not any(" Z " in Path(f"/proc/{pid}/stat").read_text() for pid in up.daemons().values())
     eventually(lambda: run(up, "--epc", "4Mi", "--", "true").returncode == 0)
-    with Enclave.connect(up.state / "sim/cpu.sock") as enclave:
+    with Enclave.connect(cpu_socket(up.state / "sim")) as enclave:
         assert enclave.status().epc_total == 64 << 20
+
+
+# Runs inside: an enclave and its quote, and once more when told that the simulator is another one.
+ACROSS = """
+import os, sys
+from kubenclave.errors import KubenclaveError
+from kubenclave.platform import simcpu
+from kubenclave.platform.aesmclient import AesmClient, socket_path
+from tests.simulated_platform import APP_ATTRIBUTES, APP_MR_ENCLAVE, app_sigstruct
+def enclave():
+    connection = simcpu.Enclave.connect(simcpu.socket_path(os.environ))
+    connection.create(1 << 13, attributes=APP_ATTRIBUTES)
+    connection.measured(APP_MR_ENCLAVE, 2)
+    connection.init(app_sigstruct())
+    return connection
+def quote(connection):
+    return len(AesmClient(socket_path(os.environ)).quote(lambda target: connection.report(target, bytes(64))))
+before = enclave()
+print(quote(before) > 4000, flush=True)
+sys.stdin.readline()
+try:
+    before.report(bytes(512), bytes(64))
+except KubenclaveError as error:
+    print(error.code, flush=True)
+print(quote(enclave()) > 4000, flush=True)
+"""
+
+
+@namespaces
+def test_a_workload_that_runs_across_a_restart_of_the_simulator_gets_new_enclaves_and_quotes(short_tmp):
+    with started(short_tmp / "s") as up:
+        up.wait_ready()
+        words = [*KUBENCLAVE, "run", "--state", str(up.state), "--epc", "4Mi", "--quote", "--isolation", "namespace"]
+        words += ["-e", f"PYTHONPATH={Path(__file__).parents[2]}", "--", sys.executable, "-c", ACROSS]
+        with subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as workload:
+            assert workload.stdin is not None
+            assert workload.stdout is not None
+            assert workload.stdout.readline() == "True\n"
+            before = up.daemons()["sim"]
+            os.kill(before, signal.SIGKILL)
+            eventually(lambda: up.daemons().get("sim", before) != before)
+            eventually(lambda: is_served(cpu_socket(up.state / "sim")), 30)
+            eventually(lambda: kubenclave("doctor", "node", "--state", str(up.state)).returncode == 0, 30)
+            output, said = workload.communicate("go\n", timeout=60)
+        assert (output, workload.returncode) == ("simcpu.unreachable\nTrue\n", 0), said
+
+
+@namespaces
+def test_the_provisioning_key_is_for_commands_that_were_granted_it(short_tmp):
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    signing_key = enclaves.signing_key().private_bytes(pem, pkcs8, serialization.NoEncryption())
+    (short_tmp / "key.pem").write_bytes(signing_key)
+    ask = ("--epc", "4Mi", "--isolation", "namespace")
+    inside = (*KUBENCLAVE, "sim", "run", "--provision", "--key", str(short_tmp / "key.pem"), "--", "true")
+    with started(short_tmp / "s", "--grant-provision") as up:
+        up.wait_ready()
+        granted = run(up, *ask, "--provision", "--", *inside)
+        assert granted.returncode == 0, granted.stderr
+        without = run(up, *ask, "--", *inside)
+        assert without.returncode == 5
+        assert "sim.no-provision" in without.stderr
+        assert "kubenclave run --provision" in without.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
@@ -379,7 +448,7 @@ def test_an_ordinary_user_needs_no_root_for_any_of_it(short_tmp):
         assert done.stdout.splitlines() == [
             "1",
             str(64 << 20),
-            "/var/run/aesmd/aesm.socket /run/kubenclave/cpu.sock 1",
+            "/var/run/aesmd/aesm.socket /run/kubenclave/cpu/cpu.sock 1",
             "65534",
         ], done.stderr
     assert processes_of(short_tmp / "s") == []

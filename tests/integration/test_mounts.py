@@ -102,6 +102,14 @@ def test_what_is_in_place_is_covered_and_what_is_hidden_is_empty(folder):
     assert answer["seen"][str(folder / "state")] in ([], "closed")
 
 
+def test_a_place_inside_of_what_is_hidden_is_all_that_is_there(folder):
+    place = folder / "place"
+    answer = view(
+        [(place / "sub/new", folder / "state/granted")], hidden=[place], look=[place, place / "sub", place / "sub/new"]
+    )
+    assert answer["seen"] == {str(place): ["sub"], str(place / "sub"): ["new"], str(place / "sub/new"): ["one"]}
+
+
 @pytest.mark.parametrize(
     ("target", "source", "number"),
     [

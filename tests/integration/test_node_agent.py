@@ -24,6 +24,7 @@ from kubenclave.node.agent import Agent, Settings
 from kubenclave.node.deviceplugin import EpcMode, Offer
 from kubenclave.node.kubelet import Timing
 from kubenclave.platform.base import Inventory
+from kubenclave.platform.simulated.places import cpu_socket, provision_socket
 from kubenclave.sgx.epc import AZURE_EPC_RESOURCE, ENCLAVE_RESOURCE, MIB, PROVISION_RESOURCE
 from tests.integration.grpc_kubelet import GrpcKubelet
 from tests.unit.test_linux_platform import FakeRoot
@@ -355,8 +356,11 @@ def test_options_become_settings(short_tmp):
     assert settings.offer == Offer(3, 110, EpcMode.DEVICES, f"{Path.cwd()}/a")
     assert settings.watched == (Path("/host/dev"), Path("/host/dev/sgx"))
     assert agent.settings_of(agent.parser().parse_args(words[:4])).offer.aesm_directory is None
-    simulated = agent.settings_of(agent.parser().parse_args([*words, "--simulated-cpu", str(short_tmp / "cpu.sock")]))
-    assert simulated.watched == (short_tmp,)
+    words += ["--simulated-cpu", str(short_tmp / "cpu/cpu.sock")]
+    simulated = agent.settings_of(agent.parser().parse_args(words))
+    assert simulated.watched == (short_tmp / "cpu",)
+    words += ["--simulated-provision", str(short_tmp / "provision/cpu.sock")]
+    assert agent.settings_of(agent.parser().parse_args(words)).watched == (short_tmp / "cpu", short_tmp / "provision")
     assert simulated.plugin_directory.is_absolute()
 
 
@@ -368,35 +372,48 @@ def simulated_cpu(state: Path) -> Iterator[subprocess.Popen[str]]:
     words = [sys.executable, "-m", "kubenclave", "sim", "start", "--state", str(state), "--epc", "8Mi"]
     child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
     try:
-        eventually((state / "cpu.sock").is_socket, 30)
+        eventually(cpu_socket(state).is_socket, 30)
         yield child
     finally:
         child.terminate()
         child.wait(15)
 
 
-def test_a_simulated_cpu_is_granted_by_its_socket_and_its_end_is_noticed(short_tmp):
-    cpu = short_tmp / "sim/cpu.sock"
-    cpu.parent.mkdir(mode=0o700)
-    words = arguments(short_tmp, "--simulated-cpu", str(cpu), "--aesm-dir", str(short_tmp / "aesmd"))
+def granted(client: Any, device: str) -> pb.ContainerAllocateResponse:
+    one = pb.ContainerAllocateRequest(devices_ids=[device])
+    request = pb.AllocateRequest(container_requests=[one])
+    answer: pb.ContainerAllocateResponse
+    (answer,) = client.call("Allocate", request, pb.AllocateResponse).container_responses
+    assert not answer.devices
+    return answer
+
+
+def mounts_of(answer: pb.ContainerAllocateResponse) -> list[tuple[str, str, bool]]:
+    return [(mount.container_path, mount.host_path, mount.read_only) for mount in answer.mounts]
+
+
+def test_a_simulated_platform_is_granted_by_two_folders_and_its_end_is_noticed(short_tmp):
+    state = short_tmp / "sim"
+    cpu, provision = cpu_socket(state), provision_socket(state)
+    options = ["--simulated-cpu", str(cpu), "--simulated-provision", str(provision)]
+    words = arguments(short_tmp, *options, "--aesm-dir", str(short_tmp / "aesmd"))
     kubelet = GrpcKubelet(short_tmp / "plugins")
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as child, kubelet.running():
         try:
             eventually(lambda: kubelet.count(ENCLAVE_RESOURCE) and kubelet.count(PROVISION_RESOURCE))
             assert kubelet.healthy(ENCLAVE_RESOURCE) == []
-            with simulated_cpu(cpu.parent):
-                client = kubelet.wait(ENCLAVE_RESOURCE)
-                one = pb.ContainerAllocateRequest(devices_ids=["enclave-0"])
-                request = pb.AllocateRequest(container_requests=[one])
-                (answer,) = client.call("Allocate", request, pb.AllocateResponse).container_responses
-                assert not answer.devices
-                assert dict(answer.envs) == {"KUBENCLAVE_SIM_CPU": "/run/kubenclave/cpu.sock"}
-                assert [(mount.container_path, mount.host_path, mount.read_only) for mount in answer.mounts] == [
+            with simulated_cpu(state):
+                answer = granted(kubelet.wait(ENCLAVE_RESOURCE), "enclave-0")
+                assert dict(answer.envs) == {"KUBENCLAVE_SIM_CPU": "/run/kubenclave/cpu/cpu.sock"}
+                assert mounts_of(answer) == [
                     ("/var/run/aesmd", str(short_tmp / "aesmd"), True),
-                    ("/run/kubenclave/cpu.sock", str(cpu), True),
+                    ("/run/kubenclave/cpu", str(cpu.parent), True),
                 ]
+                answer = granted(kubelet.wait(PROVISION_RESOURCE), "provision-0")
+                assert dict(answer.envs) == {"KUBENCLAVE_SIM_PROVISION": "/run/kubenclave/provision/cpu.sock"}
+                assert mounts_of(answer) == [("/run/kubenclave/provision", str(provision.parent), True)]
                 eventually(lambda: json.loads(get(short_tmp / "agent.sock", "/status")[1])["epc_bytes"] == 8 * MIB)
-            eventually(lambda: kubelet.healthy(ENCLAVE_RESOURCE) == [])
+            eventually(lambda: kubelet.healthy(ENCLAVE_RESOURCE) == kubelet.healthy(PROVISION_RESOURCE) == [])
         finally:
             child.terminate()
             _, stderr = child.communicate(timeout=15)

@@ -169,7 +169,7 @@ def test_help_and_misuse(capsys):
 
 def test_the_program_starts_the_worker_of_its_backend(short_tmp):
     """Without a CPU to ask, the simulated backend's worker ends, again and again, and the helper says so."""
-    with helper(short_tmp, "--cpu-socket", str(short_tmp / "cpu"), worker=None, ready=False) as one:
+    with helper(short_tmp, "--provision-socket", str(short_tmp / "cpu"), worker=None, ready=False) as one:
         eventually(lambda: one.health.exists() and "quotehelper.worker-failing" in one.codes())
         assert one.metric("kubenclave_quote_worker_restarts_total") >= 3
         assert not one.socket.exists()
@@ -508,7 +508,14 @@ def test_the_helper_loads_no_cryptography_and_few_modules():
 
 def test_the_helper_at_rest_stays_inside_its_memory(short_tmp):
     argv = [sys.executable, "-c", PROGRAM + "sys.exit(helper.main())", "--backend", "simulated"]
-    argv += ["--socket", str(short_tmp / "a"), "--health-socket", str(short_tmp / "h"), "--cpu-socket", "/nowhere"]
+    argv += [
+        "--socket",
+        str(short_tmp / "a"),
+        "--health-socket",
+        str(short_tmp / "h"),
+        "--provision-socket",
+        "/nowhere",
+    ]
     with subprocess.Popen(argv, env=unmeasured(), stderr=subprocess.DEVNULL) as process:
         try:
             eventually((short_tmp / "h").exists)

@@ -150,8 +150,8 @@ def test_a_helper_without_a_health_socket(short_tmp):
 
 
 def test_the_command_of_each_backend():
-    simulated = worker_command(parse(["--backend", "simulated", "--cpu-socket", "/c"]))
-    assert simulated[1:] == ["-m", "kubenclave.platform.simulated.worker", "--cpu-socket", "/c"]
+    simulated = worker_command(parse(["--backend", "simulated", "--provision-socket", "/c"]))
+    assert simulated[1:] == ["-m", "kubenclave.platform.simulated.worker", "--provision-socket", "/c"]
     dcap = worker_command(parse(["--backend", "dcap"]))
     assert dcap[1:] == ["-m", "kubenclave.platform.dcapworker"]
     named = worker_command(parse(["--backend", "dcap", "--library", "/l"]))

@@ -75,7 +75,7 @@ def state(short_tmp: Path) -> Iterator[Path]:
     """A state folder with the sockets of one machine, somebody listening on each."""
     folder = short_tmp / "state"
     listeners = []
-    for name in ("aesmd/aesm.socket", "sim/cpu.sock", "control.sock"):
+    for name in ("aesmd/aesm.socket", "sim/cpu/cpu.sock", "sim/provision/cpu/cpu.sock", "control.sock"):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         listener = socket.socket(socket.AF_UNIX)
@@ -114,11 +114,11 @@ def test_granted_sockets_are_at_their_usual_places_and_others_out_of_reach(prefi
     answers = probe(
         prefix,
         state,
-        [("/var/run/aesmd", str(state / "aesmd")), ("/run/kubenclave/cpu.sock", str(state / "sim/cpu.sock"))],
+        [("/var/run/aesmd", str(state / "aesmd")), ("/run/kubenclave/cpu", str(state / "sim/cpu"))],
         connect=[
             "/var/run/aesmd/aesm.socket",
             "/run/aesmd/aesm.socket",
-            "/run/kubenclave/cpu.sock",
+            "/run/kubenclave/cpu/cpu.sock",
             str(aesm),
             str(state / "control.sock"),
             f"/proc/{os.getpid()}/root{state}/control.sock",
@@ -136,7 +136,7 @@ def test_granted_sockets_are_at_their_usual_places_and_others_out_of_reach(prefi
 @namespaces
 @pytest.mark.parametrize("prefix", [AS_ROOT, AS_USER])
 def test_without_a_grant_there_is_nothing(prefix, state):
-    answers = probe(prefix, state, [], connect=[str(state / "aesmd/aesm.socket"), str(state / "sim/cpu.sock")])
+    answers = probe(prefix, state, [], connect=[str(state / "aesmd/aesm.socket"), str(state / "sim/cpu/cpu.sock")])
     assert answers["connects"] == [False, False]
 
 
@@ -186,7 +186,7 @@ def test_files_and_folders_can_be_granted_where_nothing_was(state):
     (state / "file").write_text("content")
     binds = [
         ("/run/new/deep/file", str(state / "file")),
-        ("/run/new/folder", str(state / "sim")),
+        ("/run/new/folder", str(state / "sim/cpu")),
         ("/run/new/deep/other", str(state / "file")),
     ]
     answers = probe([], state, binds, list=["/run/new", "/run/new/deep", "/run/new/folder"])
@@ -330,11 +330,26 @@ def test_a_granted_place_is_not_hidden(tmp_path):
     assert sandbox.view(Grants((bind,)), "/state", tmp_path) == View((bind,), ("/state",))
 
 
+def test_of_a_folder_in_which_something_is_granted_the_rest_is_hidden(tmp_path):
+    folder = tmp_path / "run/kubenclave"
+    (folder / "cpu").mkdir(parents=True)
+    elsewhere = Bind(str(folder / "cpu"), "/state/sim/cpu")
+    assert sandbox.view(Grants((elsewhere,)), "/state", tmp_path) == View((elsewhere,), (str(folder), "/state"))
+    own = Bind(str(folder / "cpu"), str(folder / "cpu"))  # has to be put back
+    assert sandbox.view(Grants((own,)), "/state", tmp_path) == View((own,), (str(folder), "/state"))
+
+
 def test_without_namespaces_granted_variables_name_the_machines_own_paths():
     grants = Grants(
-        (Bind("/run/kubenclave/cpu.sock", "/state/sim/cpu.sock"),), {"S": "/run/kubenclave/cpu.sock", "O": "x"}
+        (Bind("/run/kubenclave/cpu", "/state/sim/cpu"),),
+        {"S": "/run/kubenclave/cpu/cpu.sock", "F": "/run/kubenclave/cpu", "O": "x", "P": "/run/kubenclave/cpus"},
     )
-    assert sandbox.translated(grants) == {"S": "/state/sim/cpu.sock", "O": "x"}
+    assert sandbox.translated(grants) == {
+        "S": "/state/sim/cpu/cpu.sock",
+        "F": "/state/sim/cpu",
+        "O": "x",
+        "P": "/run/kubenclave/cpus",
+    }
     aesm = Grants((Bind("/var/run/aesmd", "/state/aesmd"),))
     assert sandbox.translated(aesm) == {"KUBENCLAVE_AESM_SOCKET": "/state/aesmd/aesm.socket"}
 

@@ -14,6 +14,7 @@ import pytest
 from kubenclave import Collateral, KubenclaveError, TrustError, verify_quote
 from kubenclave.platform.aesmclient import AesmClient
 from kubenclave.platform.simcpu import Enclave
+from kubenclave.platform.simulated.places import cpu_socket, provision_socket
 from kubenclave.platform.simulated.tcb import PlatformTcb
 from kubenclave.sgx.attributes import Attributes
 from tests.integration.test_sim_quotes_verify import BAD, GOOD
@@ -33,7 +34,7 @@ def program(*arguments: str, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
 class Node:
     def __init__(self, root: Path) -> None:
         self.state, self.aesm, self.log = root / "s", root / "aesm.socket", root / "log"
-        self.cpu = self.state / "cpu.sock"
+        self.cpu, self.provision = cpu_socket(self.state), provision_socket(self.state)
         self.root = root
 
     @contextmanager
@@ -45,7 +46,7 @@ class Node:
     @contextmanager
     def helper(self) -> Iterator["subprocess.Popen[bytes]"]:
         sockets = ["--socket", str(self.aesm), "--health-socket", str(self.root / "health")]
-        backend = ["--backend", "simulated", "--cpu-socket", str(self.cpu)]
+        backend = ["--backend", "simulated", "--provision-socket", str(self.provision)]
         with program("kubenclave.node.helper", *sockets, *backend, log=self.log) as run:
             eventually(self.aesm.exists, what="the AESM socket")
             yield run

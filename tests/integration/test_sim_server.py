@@ -20,8 +20,10 @@ from kubenclave.errors import PlatformError, UnreachableError
 from kubenclave.platform import sockets
 from kubenclave.platform.simcpu import Enclave
 from kubenclave.platform.simulated.cpu import SoftwareCpu
+from kubenclave.platform.simulated.enclaves import PCE
 from kubenclave.platform.simulated.faults import CpuError
 from kubenclave.platform.simulated.keys import BaseKeys
+from kubenclave.platform.simulated.pce import pck_key_request
 from kubenclave.platform.simulated.server import CpuServer, ServerLimits
 from kubenclave.sgx.attributes import AttributeFlags, Attributes
 from kubenclave.sgx.keyrequest import KeyName, KeyPolicy, KeyRequest
@@ -47,6 +49,7 @@ class Running:
 
     def __init__(self, path: Path, server: CpuServer, cpu: SoftwareCpu) -> None:
         self.path, self.server, self.cpu = path, server, cpu
+        self.provision = path.with_name("provision.sock")
 
     def connect(self) -> Enclave:
         return Enclave.connect(self.path, timeout=10)
@@ -83,6 +86,7 @@ def serving(
 
     async def work() -> None:
         await server.start(sockets.listen(path, 0o600))
+        await server.start(sockets.listen(path.with_name("provision.sock"), 0o600), may_provision=True)
         up.set()
         await stop.wait()
         await server.close()
@@ -129,6 +133,38 @@ def refusal(connection: socket.socket) -> Code:
     while not (replies := decoder.feed(connection.recv(1 << 16))):
         pass
     return replies[0].code
+
+
+def test_whoever_has_the_cpu_socket_alone_cannot_become_the_pce(running):
+    """Its signing key is in the source, so anybody can try: with the provisioning key the PCK key would be theirs."""
+    with running.connect() as passerby, pytest.raises(PlatformError) as caught:
+        PCE.load(passerby)
+    assert caught.value.code == "simcpu.invalid-attribute"
+    assert "provision socket" in caught.value.message
+    assert "sgx.intel.com/provision" in (caught.value.hint or "")
+    with Enclave.connect(running.provision) as pce:
+        PCE.load(pce)
+        assert pce.key(pck_key_request(made.CPU_SVN))
+
+
+def test_an_enclave_that_is_the_pce_but_for_the_attribute_has_none_of_its_keys(running):
+    without = Attributes(AttributeFlags.MODE64BIT, 3)
+    with running.connect() as other:
+        other.create(4 * 4096, attributes=without)
+        for pages in PCE.pages:
+            other.add(pages)
+        signed = made.signed(enclave_hash=PCE.mr_enclave, attributes=without, isv_svn=PCE.isv_svn)
+        other.init(signed.build())
+        with pytest.raises(PlatformError) as caught:
+            other.key(pck_key_request(made.CPU_SVN))
+    assert caught.value.code == "simcpu.invalid-attribute"
+
+
+def test_both_sockets_charge_one_epc(running):
+    with running.enclave() as one, Enclave.connect(running.provision) as pce:
+        before = one.status().epc_free
+        PCE.load(pce)
+        assert one.status().epc_free == before - 4 * 4096
 
 
 def test_two_connections_are_two_enclaves(running):

@@ -19,10 +19,11 @@ from kubenclave import TrustError, verify_quote
 from kubenclave.platform import sockets
 from kubenclave.platform.simcpu import Enclave
 from kubenclave.platform.simulated.enclaves import PCE
+from kubenclave.platform.simulated.places import cpu_socket, make_folders, provision_socket
 from kubenclave.platform.simulated.provisioning import issuer_of
 from kubenclave.platform.simulated.server import CpuServer
 from kubenclave.platform.simulated.start import Machine
-from kubenclave.platform.simulated.state import PlatformState, cpu_socket
+from kubenclave.platform.simulated.state import PlatformState
 from kubenclave.platform.simulated.tcb import PlatformTcb
 from kubenclave.platform.simulated.worker import Worker
 from kubenclave.sgx.attributes import Attributes
@@ -49,7 +50,8 @@ class Cpu:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.state = PlatformState.open(directory, 1 << 20)
-        self.path = cpu_socket(directory)
+        make_folders(directory)
+        self.path, self.provision = cpu_socket(directory), provision_socket(directory)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -90,6 +92,7 @@ class Cpu:
         machine = Machine(self.directory, self.state, boot=os.urandom(32))
         server = CpuServer(machine.cpu, machine.pck_chain, refresh=machine.refresh)
         await server.start(sockets.listen(self.path, 0o600))
+        await server.start(sockets.listen(self.provision, 0o600), may_provision=True)
         self._loop = asyncio.get_running_loop()
         ready.set()
         await self._stop.wait()
@@ -99,18 +102,18 @@ class Cpu:
 class Helper:
     """The quote helper's end, and a worker on the other one."""
 
-    def __init__(self, cpu_path: Path) -> None:
+    def __init__(self, provision: Path) -> None:
         self.socket, self._theirs = socket.socketpair()
         self.socket.settimeout(10)
         self._decoder = FrameDecoder(decode_reply)
         self._replies: list[WorkerReply] = []
-        self._thread = threading.Thread(target=self._run, args=(cpu_path,))
+        self._thread = threading.Thread(target=self._run, args=(provision,))
         self.exit_code: int | None = None
         self._thread.start()
 
-    def _run(self, cpu_path: Path) -> None:
+    def _run(self, provision: Path) -> None:
         with self._theirs:
-            self.exit_code = Worker(cpu_path, self._theirs).run()
+            self.exit_code = Worker(provision, self._theirs).run()
 
     def next(self) -> WorkerReply:
         while not self._replies:
@@ -152,7 +155,7 @@ def cpu(short_tmp) -> Iterator[Cpu]:
 
 @pytest.fixture
 def helper(cpu) -> Iterator[Helper]:
-    started = Helper(cpu.path)
+    started = Helper(cpu.provision)
     yield started
     started.close()
 
@@ -281,7 +284,7 @@ def test_attestation_key_outlives_worker_and_cpu(cpu, helper):
     helper.close()
     cpu.off()
     cpu.on()
-    again = Helper(cpu.path)
+    again = Helper(cpu.provision)
     try:
         assert again.init() == before
     finally:
@@ -313,7 +316,7 @@ def test_worker_ends_well_when_nobody_takes_its_replies(cpu):
     ours.sendall(encode_request(1, Op.INIT))
     ours.close()
     with theirs:
-        assert Worker(cpu.path, theirs).run() == 0
+        assert Worker(cpu.provision, theirs).run() == 0
 
 
 def test_worker_ends_on_nonsense(helper):
@@ -336,7 +339,7 @@ def test_program_quotes_ignores_ctrl_c_and_says_simulated(cpu):
     with ours, theirs:
         program = [sys.executable, "-m", "kubenclave.platform.simulated.worker"]
         process = subprocess.Popen(
-            [*program, "--cpu-socket", cpu.path, "--fd", str(theirs.fileno())],
+            [*program, "--provision-socket", cpu.provision, "--fd", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stderr=subprocess.PIPE,
         )

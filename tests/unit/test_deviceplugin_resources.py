@@ -11,6 +11,7 @@ from kubenclave.node.deviceplugin import EpcMode, Offer, Resource, ResourcePlugi
 from kubenclave.node.deviceplugin.plugin import MAX_LIST
 from kubenclave.node.deviceplugin.resources import Device, Grant, Mount, preferred
 from kubenclave.platform.base import DeviceKind, DeviceNode, DriverFlavour, EpcSection, EpcSource, Inventory
+from kubenclave.platform.simcpu import provision_socket_path, socket_path
 from kubenclave.sgx.epc import AZURE_EPC_RESOURCE, ENCLAVE_RESOURCE, MIB, PROVISION_RESOURCE
 from kubenclave.wire.metrics import Counter, Metrics
 
@@ -27,7 +28,14 @@ DCAP = Inventory(
     DriverFlavour.DCAP, (replace(ENCLAVE, path="/dev/sgx/enclave"), replace(PROVISION, path="/dev/sgx/provision"))
 )
 ISGX = Inventory(DriverFlavour.ISGX, (replace(ENCLAVE, path="/dev/isgx"),))
-SIMULATED = Inventory(DriverFlavour.SIMULATED, (), (EpcSection(0, 4 * MIB),), EpcSource.SIMULATED, "/state/cpu.sock")
+SIMULATED = Inventory(
+    DriverFlavour.SIMULATED,
+    (),
+    (EpcSection(0, 4 * MIB),),
+    EpcSource.SIMULATED,
+    cpu_socket="/state/cpu/cpu.sock",
+    provision_socket="/state/provision/cpu/cpu.sock",
+)
 AESM = Mount("/var/run/aesmd", "/run/aesmd-of-host")
 
 
@@ -76,13 +84,29 @@ def test_aesm_reaches_enclaves_only_and_brings_no_environment() -> None:
     assert found[PROVISION_RESOURCE].grant.mounts == ()
 
 
-def test_simulated_platform_gives_its_cpu_socket_instead_of_hardware() -> None:
-    grant = by_name(SIMULATED, Offer(aesm_directory=AESM.host_path))[ENCLAVE_RESOURCE].grant
-    assert grant == Grant(
-        envs={"KUBENCLAVE_SIM_CPU": "/run/kubenclave/cpu.sock"},
-        mounts=(AESM, Mount("/run/kubenclave/cpu.sock", "/state/cpu.sock")),
-        devices=(),
+def test_simulated_platform_gives_the_folders_of_its_sockets_instead_of_hardware_and_each_apart() -> None:
+    found = by_name(SIMULATED, Offer(aesm_directory=AESM.host_path))
+    assert found[ENCLAVE_RESOURCE].grant == Grant(
+        envs={"KUBENCLAVE_SIM_CPU": "/run/kubenclave/cpu/cpu.sock"},
+        mounts=(AESM, Mount("/run/kubenclave/cpu", "/state/cpu")),
     )
+    assert found[PROVISION_RESOURCE].grant == Grant(
+        envs={"KUBENCLAVE_SIM_PROVISION": "/run/kubenclave/provision/cpu.sock"},
+        mounts=(Mount("/run/kubenclave/provision", "/state/provision/cpu"),),
+    )
+
+
+def test_simulated_platform_without_a_provision_socket_grants_no_provisioning_key() -> None:
+    found = by_name(replace(SIMULATED, provision_socket=None))
+    assert found[ENCLAVE_RESOURCE].healthy
+    assert not found[PROVISION_RESOURCE].healthy
+    assert found[PROVISION_RESOURCE].grant == Grant()
+
+
+def test_containers_find_the_sockets_where_clients_look_for_them() -> None:
+    found = by_name(SIMULATED)
+    assert socket_path(found[ENCLAVE_RESOURCE].grant.envs) == socket_path({})
+    assert provision_socket_path(found[PROVISION_RESOURCE].grant.envs) == provision_socket_path({})
 
 
 def test_limits() -> None:
@@ -155,10 +179,10 @@ def test_allocate_answers_in_the_words_of_the_protocol() -> None:
     answers = counter()
     plugin = ResourcePlugin(by_name(SIMULATED, Offer(aesm_directory="/a"))[ENCLAVE_RESOURCE], answers)
     expected = pb.ContainerAllocateResponse(
-        envs={"KUBENCLAVE_SIM_CPU": "/run/kubenclave/cpu.sock"},
+        envs={"KUBENCLAVE_SIM_CPU": "/run/kubenclave/cpu/cpu.sock"},
         mounts=[
             pb.Mount(container_path="/var/run/aesmd", host_path="/a", read_only=True),
-            pb.Mount(container_path="/run/kubenclave/cpu.sock", host_path="/state/cpu.sock", read_only=True),
+            pb.Mount(container_path="/run/kubenclave/cpu", host_path="/state/cpu", read_only=True),
         ],
     )
     assert plugin.allocate(request("enclave-0")) == pb.AllocateResponse(container_responses=[expected])

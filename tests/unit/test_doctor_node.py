@@ -140,7 +140,7 @@ def test_isgx_cannot_do_dcap() -> None:
 
 
 def test_simulated_machine_says_so_on_each_layer() -> None:
-    inventory = Inventory(DriverFlavour.SIMULATED, (), (EpcSection(0, 1 << 27),), EpcSource.SIMULATED, "/tmp/cpu.sock")
+    inventory = Inventory(DriverFlavour.SIMULATED, (), (EpcSection(0, 1 << 27),), EpcSource.SIMULATED, "/c", "/p")
     findings = diagnose_node(MachineFacts(), inventory, plugin=LayerState.OK, aesm=LayerState.OK)
     assert all("SIMULATED" in finding.found for finding in findings[:6])
     assert find(findings, Layer.EPC).found == "134217728 bytes (simulated: 134217728 bytes on NUMA node 0)"

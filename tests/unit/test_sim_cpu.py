@@ -17,7 +17,7 @@ from kubenclave.platform.simulated.keys import BaseKeys, Fuses
 from kubenclave.sgx.attributes import AttributeFlags, Attributes
 from kubenclave.sgx.gramine import GramineEnclave
 from kubenclave.sgx.keyrequest import KeyName, KeyPolicy, KeyRequest
-from kubenclave.sgx.measure import Pages
+from kubenclave.sgx.measure import Pages, measure
 from kubenclave.sgx.report import Report, TargetInfo
 from kubenclave.sgx.secinfo import SecInfo
 from kubenclave.wire import simcpu
@@ -109,6 +109,82 @@ def test_eadd_refuses_and_charges_nothing(pages):
     refused(Code.GENERAL_PROTECTION, enclave.add, pages)
     assert (enclave.held, cpu.epc.free) == (3, 61)
     enclave.init(made.signed().build())
+
+
+TCS = SecInfo(0x100)
+CET = Attributes(FLAGS.MODE64BIT | FLAGS.CET, 3)
+
+
+def tcs(*fields: tuple[int, bytes]) -> bytes:
+    """Return a TCS with an OSSA, one SSA frame and these fields."""
+    page = bytearray(4096)
+    for at, value in ((16, (0x1000).to_bytes(8, "little")), (28, b"\1"), *fields):
+        page[at : at + len(value)] = value
+    return bytes(page)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "at"),
+    [
+        pytest.param(PLAIN, 72, id="first-reserved"),
+        pytest.param(PLAIN, 4095, id="last-reserved"),
+        pytest.param(CET, 80, id="behind-ocetssa"),
+    ],
+)
+def test_eadd_refuses_a_tcs_with_reserved_bytes(attributes, at):
+    cpu = made.cpu()
+    enclave = made.built(cpu, attributes=attributes)
+    reason = refused(Code.GENERAL_PROTECTION, enclave.add, Pages(0x2000, TCS, 2, tcs() + tcs((at, b"\1"))))
+    assert "TCS at 0x3000" in reason
+    assert (enclave.held, cpu.epc.free) == (3, 61)
+
+
+def test_eadd_takes_an_ocetssa_where_there_is_cet():
+    made.built(made.cpu(), attributes=CET).add(Pages(0x2000, TCS, 1, tcs((72, b"\1"))))
+
+
+@pytest.mark.parametrize(("at", "size"), [(0, 8), (24, 4), (40, 8)], ids=["state", "cssa", "aep"])
+def test_eadd_clears_the_fields_of_a_tcs_that_are_the_cpus_own(at, size):
+    enclave = made.built(made.cpu())
+    enclave.add(Pages(0x2000, TCS, 1, tcs((at, b"\xff" * size))))
+    clean = measure(made.SIZE, 1, (*made.LOAD, Pages(0x2000, TCS, 1, tcs())))
+    enclave.init(made.signed(enclave_hash=clean).build())
+    assert enclave.secs is not None
+    assert enclave.secs.mr_enclave == clean
+
+
+def test_what_looks_like_a_tcs_in_another_page_is_content():
+    enclave = made.built(made.cpu())
+    pages = Pages(0x2000, SecInfo(0x203), 1, b"\xff" * 4096)
+    enclave.add(pages)
+    enclave.init(made.signed(enclave_hash=measure(made.SIZE, 1, (*made.LOAD, pages))).build())
+
+
+def test_the_provisioning_key_is_refused_at_einit_without_its_grant():
+    cpu = made.cpu()
+    attributes = Attributes(FLAGS.MODE64BIT | FLAGS.PROVISION_KEY, 3)
+    wanted = simcpu.Create(size=made.SIZE, attributes=attributes)
+    signed = made.signed(attributes=attributes).build()
+    for may_provision in (False, True):
+        enclave = cpu.enclave(may_provision=may_provision)
+        enclave.create(wanted)
+        for pages in made.LOAD:
+            enclave.add(pages)
+        if may_provision:
+            enclave.init(signed)
+            assert enclave.secs is not None
+        else:
+            assert "provision socket" in refused(Code.INVALID_ATTRIBUTE, enclave.init, signed)
+            refused(Code.GENERAL_PROTECTION, enclave.key, KeyRequest(key_name=KeyName.PROVISION).build())
+
+
+def test_a_grant_of_the_provisioning_key_changes_nothing_for_enclaves_that_do_not_ask():
+    enclave = made.cpu().enclave(may_provision=True)
+    create(enclave)
+    for pages in made.LOAD:
+        enclave.add(pages)
+    enclave.init(made.signed().build())
+    refused(Code.INVALID_ATTRIBUTE, enclave.key, KeyRequest(key_name=KeyName.PROVISION).build())
 
 
 def test_eextend_is_measured():

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from kubenclave.errors import FormatError, PlatformError, UsageError
-from kubenclave.platform.simulated.state import PlatformState, PlatformTcb, StateFile, cpu_socket, owned
+from kubenclave.platform.simulated.state import PlatformState, PlatformTcb, StateFile, owned
 
 NAME = "platform.json"
 
@@ -165,7 +165,3 @@ def test_a_running_platform_sees_changes_once_each(tmp_path):
     with pytest.raises(UsageError):
         file.current()
     assert file.current().tcb is PlatformTcb.REVOKED
-
-
-def test_where_the_cpu_is(tmp_path):
-    assert cpu_socket(tmp_path) == tmp_path / "cpu.sock"

@@ -15,9 +15,12 @@ from kubenclave.platform.base import DeviceKind, DriverFlavour, EpcSource
 from kubenclave.platform.simcpu import (
     CPU_SOCKET_VARIABLE,
     DEFAULT_CPU_SOCKET,
+    DEFAULT_PROVISION_SOCKET,
     ENCLAVE_VARIABLE,
+    PROVISION_SOCKET_VARIABLE,
     Enclave,
     SimulatedPlatform,
+    provision_socket_path,
     socket_path,
 )
 from kubenclave.sgx.measure import Pages
@@ -230,6 +233,8 @@ print(Enclave.inherited(os.environ).status().epc_free)
 def test_where_the_cpu_is():
     assert socket_path({}) == DEFAULT_CPU_SOCKET
     assert socket_path({CPU_SOCKET_VARIABLE: "/x/cpu.sock"}) == Path("/x/cpu.sock")
+    assert provision_socket_path({}) == DEFAULT_PROVISION_SOCKET
+    assert provision_socket_path({PROVISION_SOCKET_VARIABLE: "/y"}) == Path("/y")
 
 
 def test_the_platform_as_the_node_agent_sees_it(short_tmp):
@@ -253,7 +258,8 @@ def test_the_platform_as_the_node_agent_sees_it(short_tmp):
     assert (inventory.driver, inventory.epc_source) == (DriverFlavour.SIMULATED, EpcSource.SIMULATED)
     assert [(section.numa_node, section.size) for section in inventory.sections] == [(0, 1 << 27)]
     assert inventory.cpu_socket == str(path)
-    assert inventory.offers(DeviceKind.PROVISION)
+    assert inventory.offers(DeviceKind.ENCLAVE)
+    assert not inventory.offers(DeviceKind.PROVISION)
 
 
 def test_the_client_needs_no_cryptography():

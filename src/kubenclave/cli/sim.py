@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kubenclave.cli import evidence, kit, parameters
-from kubenclave.cli.parameters import EpcSize
+from kubenclave.cli import evidence, kit, simsockets
+from kubenclave.cli.sizes import EpcSize
 from kubenclave.errors import UsageError
 from kubenclave.platform.simulated.tcb import PlatformTcb
 
@@ -35,7 +35,8 @@ _cpu_option = click.option(
     "--cpu-socket",
     type=click.Path(),
     metavar="PATH",
-    help="The SIMULATED CPU (default: KUBENCLAVE_SIM_CPU, or where 'up' and 'sim start' put it).",
+    help="The SIMULATED CPU (default: KUBENCLAVE_SIM_CPU, for enclaves with the provisioning key "
+    "KUBENCLAVE_SIM_PROVISION, or where 'up' and 'sim start' put it).",
 )
 _key_option = click.option(
     "--key",
@@ -70,7 +71,7 @@ def command() -> None:
 @click.option("--epc", type=EpcSize(), metavar="SIZE", help="EPC, as in 64Mi (default: as before, at first 128Mi).")
 @kit.output_option
 def start(*, state: str | None, epc: int | None) -> None:
-    """Run the SIMULATED CPU until Ctrl-C, with its socket in the state directory.
+    """Run the SIMULATED CPU until Ctrl-C, with its sockets in the state directory.
 
     Its fuses, on which all keys and certificates depend, are made once and kept there. With --output json one
     document on stdout says that it is ready.
@@ -91,11 +92,13 @@ def _say_ready(ready: "Ready") -> None:
         "ready": True,
         "simulated": True,
         "state": str(ready.directory),
-        "cpu_socket": str(ready.socket),
+        "cpu_socket": str(ready.cpu_socket),
+        "provision_socket": str(ready.provision_socket),
         "epc_bytes": state.epc_bytes,
         "tcb": state.tcb.value,
     }
-    rows = [("CPU socket", str(ready.socket)), ("EPC", f"{state.epc_bytes} bytes"), ("TCB", state.tcb.value)]
+    rows = [("CPU socket", str(ready.cpu_socket)), ("provision socket", str(ready.provision_socket))]
+    rows += [("EPC", f"{state.epc_bytes} bytes"), ("TCB", state.tcb.value)]
     kit.emit(document, f"ready, SIMULATED\n{kit.table(rows)}")
 
 
@@ -105,6 +108,7 @@ def _say_ready(ready: "Ready") -> None:
     epilog=kit.examples(
         "kubenclave sim run -- ./app --its-own-option",
         "kubenclave sim run --key enclave-key.pem --isv-svn 2 -- ./app",
+        "kubenclave run --epc 64Mi --provision -- kubenclave sim run --provision -- ./app",
         "kubenclave sim run --manifest app.manifest.sgx --sig app.sig -- ./app",
         "kubenclave sim run --sgxs app.sgxs --sigstruct app.sig -- ./app",
         "kubenclave sim run --mr-enclave 9e2c... --pages 4096 --sigstruct app.sig -- ./app",
@@ -116,6 +120,7 @@ def _say_ready(ready: "Ready") -> None:
 @click.option("--isv-prod-id", type=click.IntRange(0, 0xFFFF), default=0, metavar="N", help="Product id to sign.")
 @click.option("--isv-svn", type=click.IntRange(0, 0xFFFF), default=0, metavar="N", help="Security version to sign.")
 @click.option("--debug", is_flag=True, help="Sign and launch it as a debug enclave.")
+@click.option("--provision", is_flag=True, help="Sign and launch it with the right to the provisioning key.")
 @click.option("--manifest", type=evidence.FILE, metavar="FILE", help="Gramine's .manifest.sgx.")
 @click.option("--sig", "--sigstruct", "sigstruct", type=evidence.FILE, metavar="FILE", help="SIGSTRUCT, 1808 bytes.")
 @click.option("--libpal", type=click.Path(), metavar="FILE", help="Gramine's libpal.so (default: the installed one).")
@@ -131,14 +136,16 @@ def run(*, command_line: tuple[str, ...], cpu_socket: str | None, state: str | N
 
     COMMAND makes REPORTs and gets keys of that enclave alone, through the connection it inherits as the descriptor that
     KUBENCLAVE_SIM_ENCLAVE names. Without files that describe an enclave its pages are the content of COMMAND's
-    executable. Nothing runs when the CPU refuses: a SIGSTRUCT or measurement that does not match, EPC that is short.
+    executable. An enclave with the provisioning key is loaded through the provision socket, which has to have been
+    granted. Nothing runs when the CPU refuses: a SIGSTRUCT or measurement that does not match, EPC that is short.
     The exit code is COMMAND's, and so is the output; --output json is the form of errors before it runs.
     """
     from kubenclave.platform.simcpu import CPU_SOCKET_VARIABLE, ENCLAVE_VARIABLE, Enclave
 
     executable = _executable(command_line[0])
     wanted = _identity(executable, **identity)
-    socket = _cpu(cpu_socket, state)
+    cpu = simsockets.cpu(cpu_socket, state)
+    socket = simsockets.provision(cpu_socket, state) if wanted.provisions else cpu
     with Enclave.connect(socket) as enclave:
         wanted.load(enclave)
         body = _own_body(enclave)
@@ -146,7 +153,7 @@ def run(*, command_line: tuple[str, ...], cpu_socket: str | None, state: str | N
             f"SIMULATED enclave, nothing is protected by hardware: MRENCLAVE {body.mr_enclave.hex()} "
             f"MRSIGNER {body.mr_signer.hex()}{' DEBUG' if body.debug else ''}"
         )
-        env = {**os.environ, CPU_SOCKET_VARIABLE: str(socket), ENCLAVE_VARIABLE: str(enclave.hand_down())}
+        env = {**os.environ, CPU_SOCKET_VARIABLE: str(cpu), ENCLAVE_VARIABLE: str(enclave.hand_down())}
         _replace_process(executable, command_line, env)
 
 
@@ -160,7 +167,7 @@ def run(*, command_line: tuple[str, ...], cpu_socket: str | None, state: str | N
 @click.option(
     "--target-info", type=evidence.FILE, metavar="FILE", required=True, help="For whom: TARGETINFO, 512 bytes."
 )
-@click.option("--report-data", type=parameters.ReportData(), metavar="HEX", required=True, help="What it shall say.")
+@click.option("--report-data", type=evidence.ReportData(), metavar="HEX", required=True, help="What it shall say.")
 @click.option("--out", type=evidence.FILE, metavar="FILE", required=True, help="Where the REPORT goes, - for stdout.")
 @_cpu_option
 @_state_option
@@ -188,7 +195,7 @@ def report(
     target = TargetInfo.parse(kit.read_input(target_info, what="target info", limit=TARGET_INFO_SIZE + 1))
     enclave = Enclave.inherited(os.environ)
     small = None if enclave else loader.of_content(_PASSERBY, loader.Terms(), _signer(key))
-    enclave = enclave or Enclave.connect(_cpu(cpu_socket, state))
+    enclave = enclave or Enclave.connect(simsockets.cpu(cpu_socket, state))
     click.get_current_context().with_resource(enclave)
     if small is not None:
         small.load(enclave)
@@ -297,23 +304,6 @@ def _load(directory: Path) -> "PlatformState":
     return PlatformState.load(directory)
 
 
-def _cpu(cpu_socket: str | None, state: str | None) -> Path:
-    """Return the CPU's socket: the one named, of the state named, of the environment, or where there is one."""
-    from kubenclave.local.state import locate
-    from kubenclave.platform.simcpu import CPU_SOCKET_VARIABLE, socket_path
-    from kubenclave.platform.simulated.state import cpu_socket as socket_in
-
-    if cpu_socket is not None:
-        return Path(cpu_socket).absolute()
-    if state is not None:
-        return socket_in(Path(state).absolute())
-    usual = socket_path(os.environ)
-    if os.environ.get(CPU_SOCKET_VARIABLE) or usual.exists():
-        return usual
-    own = locate(None, os.environ).cpu_socket
-    return own if own.exists() else usual
-
-
 def _signer(key: str | None) -> Any:
     """Return what signs a SIGSTRUCT template, with the key given or the user's development key."""
     from functools import partial
@@ -333,6 +323,7 @@ def _identity(
     isv_prod_id: int,
     isv_svn: int,
     debug: bool,
+    provision: bool,
     manifest: str | None,
     sigstruct: str | None,
     libpal: str | None,
@@ -345,7 +336,7 @@ def _identity(
 
     described = [each for each in (manifest, sgxs, mr_enclave) if each is not None]
     if not described and sigstruct is None and libpal is None and pages is None:
-        terms = loader.Terms(isv_prod_id=isv_prod_id, isv_svn=isv_svn, debug=debug)
+        terms = loader.Terms(isv_prod_id=isv_prod_id, isv_svn=isv_svn, debug=debug, provision=provision)
         content = kit.read_input(executable, what="executable", limit=_MAX_EXECUTABLE)
         return loader.of_content(content, terms, _signer(key))
     if len(described) != 1 or sigstruct is None:
@@ -354,11 +345,11 @@ def _identity(
             code="cli.misuse",
             hint="or by nothing: then its pages are the executable's content",
         )
-    if key or isv_prod_id or isv_svn or debug:
+    if key or isv_prod_id or isv_svn or debug or provision:
         raise UsageError(
             "the SIGSTRUCT given says everything itself",
             code="cli.misuse",
-            hint="leave out --key, --isv-prod-id, --isv-svn and --debug",
+            hint="leave out --key, --isv-prod-id, --isv-svn, --debug and --provision",
         )
     if (libpal is not None and manifest is None) or (pages is not None and mr_enclave is None):
         raise UsageError(

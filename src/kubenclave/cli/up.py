@@ -70,6 +70,7 @@ def _document(directory: StateDirectory, status: Status) -> dict[str, Any]:
         "state": str(directory.path),
         "aesm_socket": status.aesm_socket,
         "cpu_socket": status.cpu_socket,
+        "provision_socket": status.provision_socket,
         "epc_bytes": status.epc_capacity,
         "devices": {name: healthy for name, (healthy, _) in status.devices.items()},
     }

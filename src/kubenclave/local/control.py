@@ -79,6 +79,7 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
     devices: dict[str, tuple[int, int]]
     aesm_socket: str
     cpu_socket: str | None = None
+    provision_socket: str | None = None
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

@@ -71,6 +71,7 @@ def _simulated(status: Status) -> Inventory:
         sections=sections,
         epc_source=EpcSource.SIMULATED,
         cpu_socket=status.cpu_socket,
+        provision_socket=status.provision_socket,
     )
 
 

@@ -137,7 +137,8 @@ def _cover(folder: Path) -> None:
 def _hide(path: Path) -> None:
     """Put an empty folder, or nothing at all, over what is at ``path``."""
     if path.is_dir():
-        _mount("none", path, "tmpfs", _READ_ONLY | _NO_SET_UID | _NO_DEVICES, "mode=0")
+        # to be passed through, in case that something in it is granted
+        _mount("none", path, "tmpfs", _READ_ONLY | _NO_SET_UID | _NO_DEVICES, "mode=555")
     elif path.exists():
         _mount("/dev/null", path, None, _BIND)
 

@@ -9,7 +9,7 @@ The mounts are made in one namespace and the process runs in a second one below 
 import json
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -67,7 +67,8 @@ def base_environment(env: Mapping[str, str]) -> dict[str, str]:
 def view(grants: Grants, state: str, root: Path = Path("/")) -> View:
     """Return the file system for these grants: every other SGX device, socket folder and our own state hidden.
 
-    ``root`` is where the devices and folders are looked for.
+    Of a socket folder in which something is granted the rest is hidden. ``root`` is where the devices and folders are
+    looked for.
     """
     granted = {os.path.realpath(bind.source) for bind in grants.binds}
     places = {os.path.realpath(bind.target) for bind in grants.binds}
@@ -79,9 +80,9 @@ def view(grants: Grants, state: str, root: Path = Path("/")) -> View:
     hidden = [
         path
         for path in dict.fromkeys(os.path.realpath(candidate) for candidate in candidates)
-        if os.path.lexists(path) and path not in granted and not any(_within(place, path) for place in places)
+        if os.path.lexists(path) and path not in granted and path not in places
     ]
-    binds = tuple(bind for bind in grants.binds if os.path.realpath(bind.target) != os.path.realpath(bind.source))
+    binds = tuple(bind for bind in grants.binds if not _in_place(bind, hidden))
     return View(binds=binds, hidden=(*hidden, state))
 
 
@@ -91,7 +92,7 @@ def translated(grants: Grants) -> dict[str, str]:
     Unmodified AESM clients look in one place only; ours ask KUBENCLAVE_AESM_SOCKET first.
     """
     places = {bind.target: bind.source for bind in grants.binds}
-    variables = {name: places.get(value, value) for name, value in grants.envs.items()}
+    variables = {name: _source(value, places) for name, value in grants.envs.items()}
     if (directory := places.get(str(DEFAULT_SOCKET.parent))) is not None:
         variables[SOCKET_VARIABLE] = str(Path(directory, DEFAULT_SOCKET.name))
     return variables
@@ -236,5 +237,15 @@ def _failure(message: bytes, command: Command) -> KubenclaveError:
     )
 
 
-def _within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder}/")
+def _in_place(bind: Bind, hidden: Sequence[str]) -> bool:
+    """Tell whether what is granted is where it belongs already, and stays there."""
+    place = os.path.realpath(bind.target)
+    return place == os.path.realpath(bind.source) and not any(place.startswith(f"{folder}/") for folder in hidden)
+
+
+def _source(path: str, places: Mapping[str, str]) -> str:
+    """Return where on the machine a path of the sandbox is, the path itself when it lies in none of ``places``."""
+    for target, source in places.items():
+        if path == target or path.startswith(f"{target}/"):
+            return source + path.removeprefix(target)
+    return path

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from kubenclave.errors import PlatformError, UsageError
+from kubenclave.platform.simulated.places import cpu_socket, provision_socket
 
 MAX_SOCKET_PATH: Final = 107  # AF_UNIX: 108 bytes with the final zero
 # The longest name that daemons make below the directory; a plugin binds beside its socket and renames.
@@ -61,7 +62,12 @@ class StateDirectory:
     @property
     def cpu_socket(self) -> Path:
         """The SIMULATED CPU."""
-        return self.platform / "cpu.sock"
+        return cpu_socket(self.platform)
+
+    @property
+    def provision_socket(self) -> Path:
+        """Where enclaves with the provisioning key are loaded into it."""
+        return provision_socket(self.platform)
 
 
 def locate(wanted: str | None, env: Mapping[str, str]) -> StateDirectory:

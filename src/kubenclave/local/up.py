@@ -77,6 +77,7 @@ class Machine:
             devices={name: (count.healthy, count.free) for name, count in counts.items()},
             aesm_socket=str(state.aesm_socket),
             cpu_socket=str(state.cpu_socket) if self._options.simulated else None,
+            provision_socket=str(state.provision_socket) if self._options.simulated else None,
         )
 
     async def _lease(self, pod: dict[str, Any], pid: int) -> tuple[Granted, Callable[[], None]]:
@@ -200,7 +201,7 @@ def _quote_helper(options: Options) -> Service:
     argv += ["--health-socket", str(state.helper_health)]
     answers = state.aesm_socket
     if options.simulated:
-        argv += ["--backend", "simulated", "--cpu-socket", str(state.cpu_socket)]
+        argv += ["--backend", "simulated", "--provision-socket", str(state.provision_socket)]
     else:
         argv += ["--backend", "dcap"]
         answers = state.helper_health  # its AESM socket waits for certification data, which EPC can do without
@@ -212,7 +213,7 @@ def _agent(options: Options) -> Service:
     argv = [sys.executable, "-m", "kubenclave.node.agent", "--plugin-dir", str(state.plugins)]
     argv += ["--aesm-dir", str(state.aesm_directory), "--status-socket", str(state.agent_status)]
     if options.simulated:
-        argv += ["--simulated-cpu", str(state.cpu_socket)]
+        argv += ["--simulated-cpu", str(state.cpu_socket), "--simulated-provision", str(state.provision_socket)]
     return Service("node agent", tuple(argv), lambda: _answers(state))
 
 

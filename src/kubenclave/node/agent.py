@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node agent: finds SGX, offers it to the kubelet, and follows both. One process, one task group.
 
-The platform is looked at again whenever a name changes beside the device nodes (or the SIMULATED CPU's socket) and
-every few seconds. EPC counts only while the kubelet holds healthy enclave devices: a pod with one and without the
-other could not start.
+The platform is looked at again whenever a name changes beside the device nodes (or the sockets of a SIMULATED
+platform) and every few seconds. EPC counts only while the kubelet holds healthy enclave devices: a pod with one and
+without the other could not start.
 """
 
 import argparse
@@ -38,7 +38,7 @@ _log = structlog.get_logger()
 _EXAMPLES: Final = """examples:
   kubenclave node agent --plugin-dir /var/lib/kubelet/device-plugins --status-socket /run/kubenclave/agent.sock
   kubenclave node agent ... --aesm-dir /var/run/aesmd          containers with an enclave device get this, read-only
-  kubenclave node agent ... --simulated-cpu /path/to/cpu.sock  a SIMULATED platform instead of hardware
+  kubenclave node agent ... --simulated-cpu DIR/cpu/cpu.sock   a SIMULATED platform instead of hardware
 """
 
 
@@ -144,7 +144,16 @@ def parser() -> argparse.ArgumentParser:
         "--status-socket", metavar="PATH", required=True, help="serve /status /healthz /readyz /metrics"
     )
     options.add_argument("--aesm-dir", metavar="DIR", help="mount this directory of the AESM socket into containers")
-    options.add_argument("--simulated-cpu", metavar="PATH", help="socket of a SIMULATED CPU, instead of hardware")
+    options.add_argument(
+        "--simulated-cpu",
+        metavar="PATH",
+        help="socket of a SIMULATED CPU, instead of hardware; containers with an enclave device get its folder",
+    )
+    options.add_argument(
+        "--simulated-provision",
+        metavar="PATH",
+        help="its provision socket; containers with the provision resource get its folder",
+    )
     options.add_argument(
         "--epc-mode",
         choices=[mode.value for mode in EpcMode],
@@ -176,8 +185,10 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     else:
         from kubenclave.platform.simcpu import SimulatedPlatform  # noqa: PLC0415  # the same
 
-        socket = Path(arguments.simulated_cpu).absolute()
-        platform, watched = SimulatedPlatform(socket), (socket.parent,)
+        cpu, provision = Path(arguments.simulated_cpu).absolute(), arguments.simulated_provision
+        provision = None if provision is None else Path(provision).absolute()
+        platform = SimulatedPlatform(cpu, provision)
+        watched = (cpu.parent,) if provision is None else (cpu.parent, provision.parent)
     return Settings(
         platform=platform,
         plugin_directory=Path(arguments.plugin_dir).absolute(),

@@ -40,7 +40,7 @@ def worker_command(options: Options) -> list[str]:
     """Return the command that starts the backend's worker, to which ``--fd N`` is added."""
     if options.simulated:
         module = "kubenclave.platform.simulated.worker"
-        return [sys.executable, "-m", module, "--cpu-socket", str(options.cpu_socket)]
+        return [sys.executable, "-m", module, "--provision-socket", str(options.provision_socket)]
     library = ["--library", options.library] if options.library else []
     return [sys.executable, "-m", "kubenclave.platform.dcapworker", *library]
 

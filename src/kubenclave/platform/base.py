@@ -75,13 +75,14 @@ class EpcSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What this machine has at the moment of looking; ``cpu_socket`` only on a simulated platform."""
+    """What this machine has at the moment of looking; the two sockets only on a simulated platform."""
 
     driver: DriverFlavour = DriverFlavour.NONE
     nodes: tuple[DeviceNode, ...] = ()
     sections: tuple[EpcSection, ...] = ()
     epc_source: EpcSource = EpcSource.NONE
     cpu_socket: str | None = None
+    provision_socket: str | None = None
 
     @property
     def simulated(self) -> bool:
@@ -98,8 +99,9 @@ class Inventory:
         return next((node for node in self.nodes if node.kind is kind), None)
 
     def offers(self, kind: DeviceKind) -> bool:
-        """Tell whether a container can be given access of this kind: by a device, or by the simulated CPU."""
-        return self.simulated or self.node(kind) is not None
+        """Tell whether a container can be given access of this kind: by a device, or by a socket that stands for it."""
+        sockets = {DeviceKind.ENCLAVE: self.cpu_socket, DeviceKind.PROVISION: self.provision_socket}
+        return self.node(kind) is not None or sockets.get(kind) is not None
 
 
 class Platform(Protocol):

@@ -30,16 +30,21 @@ from kubenclave.wire.simcpu import Code, CpuStatus
 __all__ = [
     "CPU_SOCKET_VARIABLE",
     "DEFAULT_CPU_SOCKET",
+    "DEFAULT_PROVISION_SOCKET",
     "ENCLAVE_VARIABLE",
+    "PROVISION_SOCKET_VARIABLE",
     "CpuStatus",
     "Enclave",
     "SimulatedPlatform",
+    "provision_socket_path",
     "socket_path",
 ]
 
 CPU_SOCKET_VARIABLE: Final = "KUBENCLAVE_SIM_CPU"
 ENCLAVE_VARIABLE: Final = "KUBENCLAVE_SIM_ENCLAVE"
-DEFAULT_CPU_SOCKET: Final = Path("/run/kubenclave/cpu.sock")
+PROVISION_SOCKET_VARIABLE: Final = "KUBENCLAVE_SIM_PROVISION"
+DEFAULT_CPU_SOCKET: Final = Path("/run/kubenclave/cpu/cpu.sock")
+DEFAULT_PROVISION_SOCKET: Final = Path("/run/kubenclave/provision/cpu.sock")
 DEFAULT_TIMEOUT: Final = 15.0
 DEFAULT_ATTRIBUTES: Final = Attributes(AttributeFlags.MODE64BIT, Xfrm.X87 | Xfrm.SSE)
 
@@ -47,6 +52,7 @@ _RECEIVE: Final = 64 * 1024
 _LOCK_PAUSE: Final = 0.001
 _HINTS: Final = {
     Code.OUT_OF_EPC: "end another enclave, or start the platform with more EPC",
+    Code.INVALID_ATTRIBUTE: "load it as it was signed; for PROVISIONKEY ask for sgx.intel.com/provision",
     Code.INVALID_MEASUREMENT: "the SIGSTRUCT is of another build: sign what is being loaded",
     Code.INVALID_SIGNATURE: "sign it anew: any changed byte needs a new signature",
     Code.NOT_AVAILABLE: "the log of the simulated platform says why",
@@ -56,6 +62,11 @@ _HINTS: Final = {
 def socket_path(env: Mapping[str, str]) -> Path:
     """Return where the CPU is: what KUBENCLAVE_SIM_CPU says, or the default place."""
     return Path(env.get(CPU_SOCKET_VARIABLE) or DEFAULT_CPU_SOCKET)
+
+
+def provision_socket_path(env: Mapping[str, str]) -> Path:
+    """Return where enclaves with the provisioning key are loaded: KUBENCLAVE_SIM_PROVISION, or the default place."""
+    return Path(env.get(PROVISION_SOCKET_VARIABLE) or DEFAULT_PROVISION_SOCKET)
 
 
 class Enclave:
@@ -251,10 +262,12 @@ class Enclave:
 
 
 class SimulatedPlatform:
-    """The simulated platform behind a CPU socket, for the node agent. Satisfies ``platform.base.Platform``."""
+    """The simulated platform behind its sockets, for the node agent. Satisfies ``platform.base.Platform``."""
 
-    def __init__(self, path: Path | str, *, timeout: float = 2.0) -> None:
+    def __init__(self, path: Path | str, provision: Path | str | None = None, *, timeout: float = 2.0) -> None:
+        """Take the CPU socket and, where there is one to give, the provision socket."""
         self._path: Final = Path(path)
+        self._provision: Final = None if provision is None else Path(provision)
         self._timeout: Final = timeout
 
     def inventory(self) -> Inventory:
@@ -266,7 +279,18 @@ class SimulatedPlatform:
             sections=(EpcSection(0, status.epc_total),),
             epc_source=EpcSource.SIMULATED,
             cpu_socket=str(self._path),
+            provision_socket=str(self._provision) if self._provides() else None,
         )
+
+    def _provides(self) -> bool:
+        """Tell whether enclaves with the provisioning key can be loaded."""
+        if self._provision is None:
+            return False
+        try:
+            Enclave.connect(self._provision, timeout=self._timeout).close()
+        except UnreachableError:
+            return False
+        return True
 
 
 def _locked(connection: socket.socket) -> bool:

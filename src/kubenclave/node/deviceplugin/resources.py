@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a machine offers as resources, and what a container gets for them. Pure: inventory in, answers out."""
 
+import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,8 +15,12 @@ DEFAULT_LIMIT: Final = 110  # what a kubelet runs at most by default, in pods
 MAX_EPC_DEVICES: Final = 4096
 
 AESM_DIRECTORY: Final = "/var/run/aesmd"
-SIMULATED_CPU: Final = "/run/kubenclave/cpu.sock"
+# Folders of the SIMULATED platform's sockets inside containers, and the variables that name the sockets. Always the
+# folder: a socket that is mounted itself is dead for ever once the simulator has restarted.
+SIMULATED_CPU: Final = "/run/kubenclave/cpu"
 SIMULATED_CPU_VARIABLE: Final = "KUBENCLAVE_SIM_CPU"
+SIMULATED_PROVISION: Final = "/run/kubenclave/provision"
+SIMULATED_PROVISION_VARIABLE: Final = "KUBENCLAVE_SIM_PROVISION"
 
 
 class EpcMode(StrEnum):
@@ -88,7 +93,7 @@ def resources(inventory: Inventory, offer: Offer) -> tuple[Resource, ...]:
         "kubenclave-provision.sock",
         _numbered("provision", offer.provision_limit),
         inventory.offers(DeviceKind.PROVISION),
-        Grant(devices=_device_paths(inventory, DeviceKind.PROVISION)),
+        _provision_grant(inventory),
     )
     if offer.epc_mode is EpcMode.CAPACITY:
         return enclave, provision
@@ -152,9 +157,19 @@ def _enclave_grant(inventory: Inventory, offer: Offer) -> Grant:
     if offer.aesm_directory is not None:
         mounts.append(Mount(AESM_DIRECTORY, offer.aesm_directory))
     if inventory.cpu_socket is not None:
-        mounts.append(Mount(SIMULATED_CPU, inventory.cpu_socket))
-        envs[SIMULATED_CPU_VARIABLE] = SIMULATED_CPU
+        folder, name = posixpath.split(inventory.cpu_socket)
+        mounts.append(Mount(SIMULATED_CPU, folder))
+        envs[SIMULATED_CPU_VARIABLE] = f"{SIMULATED_CPU}/{name}"
     return Grant(envs, tuple(mounts), _device_paths(inventory, DeviceKind.ENCLAVE))
+
+
+def _provision_grant(inventory: Inventory) -> Grant:
+    devices = _device_paths(inventory, DeviceKind.PROVISION)
+    if inventory.provision_socket is None:
+        return Grant(devices=devices)
+    folder, name = posixpath.split(inventory.provision_socket)
+    envs = {SIMULATED_PROVISION_VARIABLE: f"{SIMULATED_PROVISION}/{name}"}
+    return Grant(envs, (Mount(SIMULATED_PROVISION, folder),), devices)
 
 
 def _device_paths(inventory: Inventory, kind: DeviceKind) -> tuple[tuple[str, str], ...]:

@@ -17,7 +17,7 @@ from kubenclave.node.quotehelper.service import ServiceLimits
 from kubenclave.node.quotehelper.worker import STALL_SECONDS
 
 DEFAULT_SOCKET: Final = "/var/run/aesmd/aesm.socket"
-DEFAULT_CPU_SOCKET: Final = "/run/kubenclave/cpu.sock"
+DEFAULT_PROVISION_SOCKET: Final = "/run/kubenclave/provision/cpu.sock"
 DEFAULT_MODE: Final = 0o666
 
 BACKENDS: Final = ("simulated", "dcap")
@@ -28,7 +28,7 @@ on the same path is taken over from without a refused connection; anything else 
 
 examples:
   kubenclave node quote-helper --backend dcap
-  kubenclave node quote-helper --backend simulated --cpu-socket /run/kubenclave/cpu.sock --socket ./aesm.socket
+  kubenclave node quote-helper --backend simulated --provision-socket DIR/provision/cpu/cpu.sock --socket ./aesm.socket
 """
 
 
@@ -38,7 +38,7 @@ class Options:
 
     socket: Path
     backend: str
-    cpu_socket: Path = Path(DEFAULT_CPU_SOCKET)
+    provision_socket: Path = Path(DEFAULT_PROVISION_SOCKET)
     library: str | None = None
     health_socket: Path | None = None
     mode: int = DEFAULT_MODE
@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str]) -> Options:
     return Options(
         socket=given.socket,
         backend=given.backend,
-        cpu_socket=given.cpu_socket,
+        provision_socket=given.provision_socket,
         library=given.library,
         health_socket=given.health_socket,
         mode=given.mode,
@@ -90,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--mode", type=_mode, default=DEFAULT_MODE, metavar="OCTAL", help="mode of the AESM socket (666)")
     add("--owner", type=_owner, metavar="USER[:GROUP]", help="owner of the AESM socket (whoever runs this)")
     add("--health-socket", type=Path, metavar="PATH", help="serve /healthz, /readyz, /status and /metrics here")
-    path = Path(DEFAULT_CPU_SOCKET)
-    add("--cpu-socket", type=Path, default=path, metavar="PATH", help="CPU of the SIMULATED platform (%(default)s)")
+    path, text = Path(DEFAULT_PROVISION_SOCKET), "provision socket of the SIMULATED platform (%(default)s)"
+    add("--provision-socket", type=Path, default=path, metavar="PATH", help=text)
     add("--library", metavar="FILE", help="DCAP library (libsgx_dcap_ql.so.1)")
     choices = [choice.value for choice in TakeOver]
     add("--take-over", choices=choices, default=TakeOver.HELPER.value, help="whom to replace on the path (%(default)s)")

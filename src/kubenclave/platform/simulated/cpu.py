@@ -17,6 +17,7 @@ from kubenclave.sgx.epc import PAGE_SIZE
 from kubenclave.sgx.keyrequest import KeyRequest
 from kubenclave.sgx.measure import Measurement, Pages
 from kubenclave.sgx.report import ReportBody, TargetInfo
+from kubenclave.sgx.secinfo import PageType
 from kubenclave.sgx.sigstruct import Sigstruct
 from kubenclave.wire import simcpu
 from kubenclave.wire.simcpu import Code
@@ -44,6 +45,10 @@ _XSAVE_END: Final = {
 _XSAVE_LEGACY: Final = 576
 _GPR_SIZE: Final = 184
 _EXINFO_SIZE: Final = 16
+# TCS: STATE, CSSA and AEP are the CPU's own; nothing stands behind GSLIMIT, with CET behind OCETSSA.
+_TCS_CLEARED: Final = ((0, 8), (24, 4), (40, 8))
+_TCS_END: Final = 72
+_TCS_END_CET: Final = 80
 _MAX_SIZE_64: Final = 1 << 56
 _MAX_SIZE_32: Final = 1 << 31
 
@@ -98,9 +103,9 @@ class SoftwareCpu:
         """
         return hashlib.sha256(b"CR_REPORT_KEYID" + self._boot + self.cpu_svn).digest()
 
-    def enclave(self) -> "CpuEnclave":
-        """Return an enclave that has not been created yet."""
-        return CpuEnclave(self)
+    def enclave(self, *, may_provision: bool = False) -> "CpuEnclave":
+        """Return an enclave that has not been created yet; ``may_provision`` lets it have the provisioning key."""
+        return CpuEnclave(self, may_provision=may_provision)
 
     def status(self) -> simcpu.CpuStatus:
         """Return EPC and CPUSVN."""
@@ -110,8 +115,9 @@ class SoftwareCpu:
 class CpuEnclave:
     """One enclave and what its owner can do with it. Every method raises CpuError when the CPU refuses."""
 
-    def __init__(self, cpu: SoftwareCpu) -> None:
+    def __init__(self, cpu: SoftwareCpu, *, may_provision: bool = False) -> None:
         self._cpu: Final = cpu
+        self._may_provision: Final = may_provision
         self._held = 0
         self._ended = False
         self._created: simcpu.Create | None = None
@@ -149,9 +155,10 @@ class CpuEnclave:
     def add(self, pages: Pages) -> None:
         """EADD of each page and EEXTEND of its content; either all pages are added or none."""
         measurement = self._building("EADD")
+        added = _as_added(pages, self._flags)
         self._take(pages.count)
         try:
-            measurement.add(pages)
+            measurement.add(added)
         except FormatError as error:
             self._give_back(pages.count)
             raise general_protection(str(error)) from None
@@ -178,6 +185,9 @@ class CpuEnclave:
         wanted, measurement = self._created, self._measurement
         if wanted is None or measurement is None or self._secs is not None:
             raise general_protection("EINIT needs an enclave that has been created and not initialised")
+        if wanted.attributes.flags & AttributeFlags.PROVISION_KEY and not self._may_provision:
+            # As Linux does before EINIT, whose only question is whether somebody has opened /dev/sgx_provision.
+            raise CpuError(Code.INVALID_ATTRIBUTE, "PROVISIONKEY is for connections to the provision socket alone")
         sigstruct = self._check_sigstruct(data, wanted)
         mr_enclave = self._mr_enclave or measurement.mr_enclave()
         if sigstruct.enclave_hash != mr_enclave:
@@ -241,6 +251,10 @@ class CpuEnclave:
         self._ended = True  # what is still in the buffers of a closed connection must not take EPC that nobody frees
         self._created = self._measurement = self._secs = None
 
+    @property
+    def _flags(self) -> int:
+        return 0 if self._created is None else self._created.attributes.flags
+
     def _building(self, leaf: str) -> Measurement:
         if self._measurement is None:
             raise general_protection(f"{leaf} needs an enclave that has been created and not initialised")
@@ -295,6 +309,23 @@ class CpuEnclave:
                 )
         if not allowed:
             raise CpuError(Code.INVALID_EINITTOKEN, "launch control is locked to another signer, and there is no token")
+
+
+def _as_added(pages: Pages, flags: int) -> Pages:
+    """Return pages as EADD leaves them: a TCS has the fields cleared that are the CPU's own, and is measured so.
+
+    Raises CpuError for a TCS in which something stands that has to be zero.
+    """
+    if pages.content is None or pages.sec_info.flags >> 8 != PageType.TCS:
+        return pages
+    reserved = _TCS_END_CET if flags & AttributeFlags.CET else _TCS_END
+    content = bytearray(pages.content)
+    for start in range(0, len(content), PAGE_SIZE):
+        if any(content[start + reserved : start + PAGE_SIZE]):
+            raise general_protection(f"the TCS at {pages.offset + start:#x} has reserved bytes that are not zero")
+        for at, size in _TCS_CLEARED:
+            content[start + at : start + at + size] = bytes(size)
+    return replace(pages, content=bytes(content))
 
 
 def _check_secs(wanted: simcpu.Create) -> None:

@@ -35,6 +35,12 @@ class Identity:
     measured: tuple[bytes, int] | None = None
     sigstruct: bytes
 
+    @property
+    def provisions(self) -> bool:
+        """Whether it is to have the provisioning key, and so has to be loaded through the provision socket."""
+        attributes, _ = _wanted(self.sigstruct)
+        return bool(attributes.flags & AttributeFlags.PROVISION_KEY)
+
     def load(self, enclave: Enclave) -> None:
         """ECREATE to EINIT on a fresh connection. Raises what the connection raises when the CPU refuses."""
         attributes, misc_select = _wanted(self.sigstruct)
@@ -53,6 +59,13 @@ class Terms:
     isv_prod_id: int = 0
     isv_svn: int = 0
     debug: bool = False
+    provision: bool = False
+
+    @property
+    def attributes(self) -> Attributes:
+        """ATTRIBUTES to sign and load with."""
+        flags = DEFAULT_ATTRIBUTES.flags | (AttributeFlags.DEBUG if self.debug else 0)
+        return replace(DEFAULT_ATTRIBUTES, flags=flags | (AttributeFlags.PROVISION_KEY if self.provision else 0))
 
 
 def of_content(content: bytes, terms: Terms, sign: Callable[[Sigstruct], Sigstruct]) -> Identity:
@@ -62,10 +75,9 @@ def of_content(content: bytes, terms: Terms, sign: Callable[[Sigstruct], Sigstru
     while size < count * PAGE_SIZE:
         size *= 2
     pages = (Pages(0, _RX, count, content.ljust(count * PAGE_SIZE, b"\0")),)
-    flags = DEFAULT_ATTRIBUTES.flags | (AttributeFlags.DEBUG if terms.debug else 0)
     template = Sigstruct(
         enclave_hash=measure(size, 1, pages),
-        attributes=replace(DEFAULT_ATTRIBUTES, flags=flags),
+        attributes=terms.attributes,
         attribute_mask=Attributes(_FLAGS_MASK, _XFRM_MASK),
         isv_prod_id=terms.isv_prod_id,
         isv_svn=terms.isv_svn,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The SIMULATED CPU's socket: one connection is one enclave, and ends with it.
+"""The SIMULATED CPU's sockets: one connection is one enclave, and ends with it.
 
 Peers are held to what they may cost the others: connections in number and for each process, half-sent frames and
 replies that nobody takes in time and bytes, long loads in slices between which everybody else gets a turn.
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import structlog
@@ -67,9 +68,10 @@ class _Connection:
 
 
 class CpuServer:
-    """Serves a CPU. ``refresh`` is called before each request, so that a changed platform counts at once.
+    """Serves a CPU, on sockets for enclaves with and without the provisioning key.
 
-    ``pck_chain`` runs in a thread and returns the PEM chain; it may raise CpuError.
+    ``refresh`` is called before each request, so that a changed platform counts at once. ``pck_chain`` runs in a
+    thread and returns the PEM chain; it may raise CpuError.
     """
 
     def __init__(
@@ -88,28 +90,34 @@ class CpuServer:
         self._processes: Final[Counter[int]] = Counter()
         self._arriving: Final[dict[_Connection, int]] = {}
         self._certifying: Final = asyncio.Lock()
-        self._server: asyncio.Server | None = None
+        self._servers: Final[list[asyncio.Server]] = []
 
     @property
     def connections(self) -> int:
         """Connections that are open now."""
         return len(self._connections)
 
-    async def start(self, listener: socket.socket) -> None:
-        """Accept from a listening socket, which is the server's from now on."""
-        self._server = await asyncio.start_unix_server(self._accepted, sock=listener, limit=_SMALL_FRAME)
+    async def start(self, listener: socket.socket, *, may_provision: bool = False) -> None:
+        """Accept from a listening socket, which is the server's from now on.
+
+        ``may_provision`` lets enclaves of its connections have the provisioning key.
+        """
+        accepted = partial(self._accepted, may_provision=may_provision)
+        self._servers.append(await asyncio.start_unix_server(accepted, sock=listener, limit=_SMALL_FRAME))
 
     async def close(self) -> None:
         """End all enclaves."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         tasks = [task for task in self._connections.values() if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = _Connection(reader, writer, self._cpu.enclave())
+    async def _accepted(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, may_provision: bool
+    ) -> None:
+        connection = _Connection(reader, writer, self._cpu.enclave(may_provision=may_provision))
         if not self._admit(connection):
             connection.abort()
             return

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``kubenclave sim start`` runs: a SIMULATED CPU with the state of its directory, behind a socket."""
+"""What ``kubenclave sim start`` runs: a SIMULATED CPU with the state of its directory, behind two sockets."""
 
 import asyncio
 import os
 import signal
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,8 +17,9 @@ from kubenclave.platform import sockets
 from kubenclave.platform.simulated.cpu import SoftwareCpu
 from kubenclave.platform.simulated.faults import CpuError
 from kubenclave.platform.simulated.keys import BaseKeys
+from kubenclave.platform.simulated.places import cpu_socket, make_folders, provision_socket
 from kubenclave.platform.simulated.server import CpuServer
-from kubenclave.platform.simulated.state import PlatformState, StateFile, cpu_socket, owned
+from kubenclave.platform.simulated.state import PlatformState, StateFile, owned
 from kubenclave.wire.simcpu import Code
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ class Ready:
     """What has come up."""
 
     directory: Path
-    socket: Path
+    cpu_socket: Path
+    provision_socket: Path
     state: PlatformState
 
 
@@ -84,16 +87,16 @@ async def run(directory: Path, epc_bytes: int | None, on_ready: Callable[[Ready]
         state = PlatformState.open(directory, epc_bytes)
         machine = Machine(directory, state, boot=os.urandom(32))
         server = CpuServer(machine.cpu, machine.pck_chain, refresh=machine.refresh)
-        path = cpu_socket(directory)
-        await server.start(sockets.listen(path, SOCKET_MODE))
-        who = sockets.identity(path)
-        try:
-            _log.info("ready", socket=str(path), epc=state.epc_bytes, tcb=state.tcb.value)
-            on_ready(Ready(directory, path, state))
+        make_folders(directory)
+        cpu, provision = cpu_socket(directory), provision_socket(directory)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(server.close)
+            for path in (provision, cpu):  # the CPU comes last: where it answers, all is there
+                await server.start(sockets.listen(path, SOCKET_MODE), may_provision=path == provision)
+                stack.callback(sockets.remove, path, sockets.identity(path))
+            _log.info("ready", socket=str(cpu), epc=state.epc_bytes, tcb=state.tcb.value)
+            on_ready(Ready(directory, cpu, provision, state))
             _log.info("stopping", signal=await stop)
-        finally:
-            sockets.remove(path, who)
-            await server.close()
 
 
 def _stop_signal() -> asyncio.Future[str]:

@@ -19,7 +19,7 @@ from kubenclave.platform.simulated.keys import FUSE_SIZE, Fuses
 from kubenclave.platform.simulated.tcb import PlatformTcb
 from kubenclave.sgx.epc import PAGE_SIZE
 
-__all__ = ["DEFAULT_EPC", "PlatformState", "PlatformTcb", "StateFile", "cpu_socket", "owned"]
+__all__ = ["DEFAULT_EPC", "PlatformState", "PlatformTcb", "StateFile", "owned"]
 
 DEFAULT_EPC: Final = 128 << 20
 SEED_SIZE: Final = 32
@@ -215,11 +215,6 @@ class StateFile:
         except OSError:
             return None
         return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def cpu_socket(directory: Path) -> Path:
-    """Return where the CPU of the platform in ``directory`` is."""
-    return directory / "cpu.sock"
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quote helper's worker on a SIMULATED platform: ``python -m ... --cpu-socket PATH --fd N``.
+"""The quote helper's worker on a SIMULATED platform: ``python -m ... --provision-socket PATH --fd N``.
 
 It speaks ``wire.quoteworker`` on descriptor N, in one thread that reads and writes in batches, and ends with the
 stream. It also ends when the CPU is gone, for its enclaves went with it: the helper starts another one.
@@ -48,8 +48,8 @@ _QUOTE3: Final = {
 class Worker:
     """Answers requests on one socket until either end is gone."""
 
-    def __init__(self, cpu_socket: Path, helper: socket.socket) -> None:
-        self._cpu_socket: Final = cpu_socket
+    def __init__(self, provision_socket: Path, helper: socket.socket) -> None:
+        self._provision_socket: Final = provision_socket
         self._helper: Final = helper
         self._quoting: Final = QuotingEnclave(self._load)
         self._decoder: Final = FrameDecoder(decode_request)
@@ -104,7 +104,7 @@ class Worker:
         return self._quoting.quote(wanted.report, wanted.qe_report_info).build()
 
     def _load(self, image: EnclaveImage) -> Enclave:
-        connection = Enclave.connect(self._cpu_socket)
+        connection = Enclave.connect(self._provision_socket)
         try:
             image.load(connection)
         except BaseException:
@@ -117,14 +117,15 @@ class Worker:
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; ``arguments`` None means the process's own. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m kubenclave.platform.simulated.worker", description=__doc__)
-    parser.add_argument("--cpu-socket", type=Path, required=True, metavar="PATH", help="socket of the SIMULATED CPU")
+    where = "provision socket of the SIMULATED CPU"
+    parser.add_argument("--provision-socket", type=Path, required=True, metavar="PATH", help=where)
     parser.add_argument("--fd", type=int, required=True, metavar="N", help="the worker's end of a stream socket")
     options = parser.parse_args(arguments)
     log.configure("quote-worker", simulated=True)
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the helper, which closes the stream when it has drained
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=options.fd) as helper:
-        return Worker(options.cpu_socket, helper).run()
+        return Worker(options.provision_socket, helper).run()
 
 
 if __name__ == "__main__":
