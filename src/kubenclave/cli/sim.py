@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kubenclave.cli import evidence, kit, simsockets
-from kubenclave.cli.sizes import EpcSize
+from kubenclave.cli import evidence, kit, parameters, simsockets
+from kubenclave.cli.parameters import EpcSize
 from kubenclave.errors import UsageError
 from kubenclave.platform.simulated.tcb import PlatformTcb
 
@@ -167,7 +167,7 @@ def run(*, command_line: tuple[str, ...], cpu_socket: str | None, state: str | N
 @click.option(
     "--target-info", type=evidence.FILE, metavar="FILE", required=True, help="For whom: TARGETINFO, 512 bytes."
 )
-@click.option("--report-data", type=evidence.ReportData(), metavar="HEX", required=True, help="What it shall say.")
+@click.option("--report-data", type=parameters.ReportData(), metavar="HEX", required=True, help="What it shall say.")
 @click.option("--out", type=evidence.FILE, metavar="FILE", required=True, help="Where the REPORT goes, - for stdout.")
 @_cpu_option
 @_state_option
