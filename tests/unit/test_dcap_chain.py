@@ -152,7 +152,10 @@ def test_a_failed_root_is_not_kept():
 def crl(revoked: list[int]):
     der = PKI.crl(Role.PLATFORM_CA, PERIODS.issued, PERIODS.ends, revoked=revoked)
     return verify_crl(
-        der, "PCK CRL", PKI.certificates[Role.PLATFORM_CA].subject, PKI.keys[Role.PLATFORM_CA].public_key()
+        der,
+        "PCK CRL",
+        PKI.certificates[Role.PLATFORM_CA].subject.public_bytes(),
+        PKI.keys[Role.PLATFORM_CA].public_key(),
     )
 
 

@@ -110,6 +110,7 @@ def test_hexadecimal_digits_and_nothing_else(name, change):
         pytest.param("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "json.depth", id="depth"),
         pytest.param('{"a":' * 5000, "json.depth", id="depth-of-objects"),
         pytest.param(f'["{"]" * 90000}", {"[" * 90000}', "json.depth", id="depth-behind-brackets-in-a-string"),
+        pytest.param('["]",' * 5000 + "0" + "]" * 5000, "json.depth", id="depth-that-brackets-in-strings-hide"),
         pytest.param(" " * (MAX_SIZE + 1), "json.size", id="size"),
         pytest.param(b" " * (MAX_SIZE + 1), "json.size", id="size-of-bytes"),
     ],

@@ -33,6 +33,7 @@ _INTEL_ROOT_POINT: Final = bytes.fromhex(
     "0ba9c4c0c0c86193a3fe23d6b02cda10a8bbd4e88e48b4458561a36e705525f5"
     "67918e2edc88e40d860bd0cc4ee26aacc988e505a953558c453f6b0904ae7394"
 )
+_P256_KEY_INFO: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")  # all but the point
 _INTEL_ROOT_NAME: Final = (
     (NameOID.COMMON_NAME, "Intel SGX Root CA"),
     (NameOID.ORGANIZATION_NAME, "Intel Corporation"),
@@ -46,8 +47,9 @@ _INTEL_ROOT_NAME: Final = (
 class TrustAnchor:
     """Whom everything else must chain up to. ``point`` is the 65-byte uncompressed P-256 point of its key.
 
-    ``digest`` (SHA-256 of name and key in hex) is what results call the root by; ``identity`` (32 bytes) covers its
-    lifetime as well and keys what caches keep under it.
+    ``subject`` is its name in DER, by which others name it as their issuer. ``digest`` (SHA-256 of name and key in hex)
+    is what results call the root by; ``identity`` (32 bytes) covers its lifetime as well and keys what caches keep
+    under it.
     """
 
     name: x509.Name
@@ -55,12 +57,15 @@ class TrustAnchor:
     point: bytes
     not_before: dt.datetime
     not_after: dt.datetime
+    subject: bytes = field(init=False, repr=False)
     digest: str = field(init=False)
     identity: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        digest = hashlib.sha256(self.name.public_bytes() + self.point)
+        subject = self.name.public_bytes()
+        digest = hashlib.sha256(subject + self.point)
         lifetime = f"{self.not_before.isoformat()}/{self.not_after.isoformat()}"
+        object.__setattr__(self, "subject", subject)
         object.__setattr__(self, "digest", digest.hexdigest())
         object.__setattr__(self, "identity", hashlib.sha256(digest.digest() + lifetime.encode()).digest())
 
@@ -87,6 +92,11 @@ class TrustAnchor:
             raise _not_a_root("a certificate that somebody else signed") from None
         except UNREADABLE as error:
             raise _not_a_root(str(error)[:200]) from None
+
+    @property
+    def public_key_info(self) -> bytes:
+        """SubjectPublicKeyInfo of the key, in DER, as every certificate of it has it."""
+        return _P256_KEY_INFO + self.point
 
     @property
     def is_intel(self) -> bool:

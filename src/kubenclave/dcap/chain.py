@@ -8,6 +8,7 @@ The general path builder of the cryptography library is not used: these chains h
 fixed role, and its one call could not be split into what may be kept and what may not.
 """
 
+import binascii
 import contextlib
 import datetime as dt
 import hashlib
@@ -20,9 +21,10 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
-from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
+from cryptography.x509.oid import SignatureAlgorithmOID
 
-from kubenclave.dcap.anchor import UNREADABLE, TrustAnchor, uncompressed_point
+from kubenclave.dcap import der
+from kubenclave.dcap.anchor import UNREADABLE, TrustAnchor
 from kubenclave.dcap.cache import Cache
 from kubenclave.dcap.pckext import SGX_EXTENSION, PckCa, PckExtension
 from kubenclave.errors import TrustError
@@ -30,7 +32,8 @@ from kubenclave.errors import TrustError
 _SHA256: Final = hashes.SHA256()
 ECDSA_SHA256: Final = ec.ECDSA(_SHA256)
 MAX_CHAIN_SIZE: Final = 64 * 1024
-_PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
+_PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\s([^-]*)-----END CERTIFICATE-----")
+_WHITE_SPACE: Final = b" \t\r\n"
 _REQUIRED: Final = frozenset(
     {
         x509.AuthorityKeyIdentifier.oid,
@@ -42,6 +45,7 @@ _REQUIRED: Final = frozenset(
 )
 _REQUIRED_OF_LEAF: Final = _REQUIRED | {SGX_EXTENSION}
 _UNDERSTOOD_WHEN_CRITICAL: Final = frozenset({x509.KeyUsage.oid, x509.BasicConstraints.oid})
+_COMMON_NAME: Final = bytes.fromhex("550403")  # OID 2.5.4.3
 _CA_NAMES: Final = {"Intel SGX PCK Processor CA": PckCa.PROCESSOR, "Intel SGX PCK Platform CA": PckCa.PLATFORM}
 
 
@@ -58,13 +62,35 @@ class Dated:
     is_collateral: bool = False
 
 
+class Link(NamedTuple):
+    """A certificate as it stands in a chain, and the SHA-256 of its PEM.
+
+    ``common_name`` is that of its subject, empty where it has none or several.
+    """
+
+    raw: x509.Certificate
+    parts: der.CertificateParts
+    common_name: str
+    digest: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A certificate whose key is P-256."""
+    """A certificate whose key is P-256. ``subject`` is its name in DER."""
 
-    raw: x509.Certificate = field(repr=False)
+    link: Link = field(repr=False)
     key: ec.EllipticCurvePublicKey = field(repr=False)
     dated: Dated
+
+    @property
+    def raw(self) -> x509.Certificate:
+        """The certificate as the X.509 library has it."""
+        return self.link.raw
+
+    @property
+    def subject(self) -> bytes:
+        """The subject in DER."""
+        return self.link.parts.subject
 
     def called(self, what: str) -> "Certificate":
         """Return the same certificate under the name of the part it has in one verification."""
@@ -113,13 +139,6 @@ def malformed_as(what: str, code: str) -> Iterator[None]:
         raise TrustError(f"{what} cannot be read", code=code, found=str(error)[:200] or type(error).__name__) from None
 
 
-class Link(NamedTuple):
-    """A certificate as it stands in a chain, and the SHA-256 of its PEM."""
-
-    raw: x509.Certificate
-    digest: bytes
-
-
 def load_chain(pem: bytes, what: str, code: str, anchor: TrustAnchor, cache: Cache) -> list[Link]:
     """Read a PEM chain; roots and CAs that were found good before are not read again.
 
@@ -138,12 +157,23 @@ def load_chain(pem: bytes, what: str, code: str, anchor: TrustAnchor, cache: Cac
 
 def _read(block: bytes, anchor: TrustAnchor, cache: Cache) -> Link:
     digest = hashlib.sha256(block).digest()
-    known: x509.Certificate | Certificate | None = cache.get(("root", digest, anchor.identity)) or cache.get(
+    known: Link | Certificate | None = cache.get(("root", digest, anchor.identity)) or cache.get(
         ("PCK CA", digest, anchor.identity)
     )
     if known is None:
-        return Link(x509.load_pem_x509_certificate(block), digest)
-    return Link(known.raw if isinstance(known, Certificate) else known, digest)
+        data = _decode(block)
+        raw, parts = x509.load_der_x509_certificate(data), der.certificate(data)
+        return Link(raw, parts, _common_name(parts.subject), digest)
+    return known.link if isinstance(known, Certificate) else known
+
+
+def _decode(block: bytes) -> bytes:
+    """Return what the lines of base64 in a PEM block say. Raises ValueError for what no encoder writes."""
+    text = block.translate(None, _WHITE_SPACE)
+    data = binascii.a2b_base64(text, strict_mode=True)
+    if binascii.b2a_base64(data, newline=False) != text:
+        raise ValueError("bits behind the end of base64")
+    return data
 
 
 def verify_pck_chain(pem: bytes, anchor: TrustAnchor, cache: Cache) -> PckChain:
@@ -159,18 +189,18 @@ def verify_pck_chain(pem: bytes, anchor: TrustAnchor, cache: Cache) -> PckChain:
 
 def _verify_pck_chain(chain: Sequence[Link], anchor: TrustAnchor, cache: Cache) -> PckChain:
     leaf, issuers = _pick_leaf(chain)
-    ca_kind = _CA_NAMES.get(_common_name(leaf.issuer))
+    issuer = leaf.parts.issuer
+    ca = next((each for each in issuers if each.parts.subject == issuer), None)
+    ca_kind = _CA_NAMES.get(_common_name(issuer) if ca is None else ca.common_name)
     if ca_kind is None:
-        raise _wrong_role("PCK certificate", "pck.role", "an issuer named " + " or ".join(_CA_NAMES), leaf.issuer)
-    ca = next((each for each in issuers if each.raw.subject == leaf.issuer), None)
+        raise _wrong_role("PCK certificate", "pck.role", "an issuer named " + " or ".join(_CA_NAMES), leaf.raw.issuer)
     if ca is None:
         raise _shape("PCK certificate chain", "pck.chain", "the CA that issued the leaf", len(chain))
-    rest = [each for each in issuers if each is not ca]
-    _check_root(rest, anchor, "PCK certificate", "pck", cache)
+    _check_root(_without(issuers, ca), anchor, "PCK certificate", "pck", cache)
     checked_ca = _verify_pck_ca(ca, anchor, cache)
     checked_leaf = _certificate(leaf, "PCK certificate", "pck", is_ca=False)
     _verify_issued(checked_leaf, checked_ca.key, "pck.signature")
-    extension = leaf.extensions.get_extension_for_oid(SGX_EXTENSION).value
+    extension = leaf.raw.extensions.get_extension_for_oid(SGX_EXTENSION).value
     assert isinstance(extension, x509.UnrecognizedExtension)
     return PckChain(checked_leaf, checked_ca, ca_kind, PckExtension.parse(extension.value, ca_kind))
 
@@ -188,9 +218,9 @@ def _verify_pck_ca(ca: Link, anchor: TrustAnchor, cache: Cache) -> Certificate:
     """Check that a certificate is a PCK CA which the root issued: once, for a fleet has many leaves under two CAs."""
 
     def check() -> Certificate:
-        if _common_name(ca.raw.subject) not in _CA_NAMES:
+        if ca.common_name not in _CA_NAMES:
             raise _wrong_role("PCK CA certificate", "pck-ca.role", " or ".join(_CA_NAMES), ca.raw.subject)
-        return _issued_by_anchor(ca.raw, anchor, "PCK CA certificate", "pck-ca", is_ca=True)
+        return _issued_by_anchor(ca, anchor, "PCK CA certificate", "pck-ca", is_ca=True)
 
     return cache.get_or_check(("PCK CA", ca.digest, anchor.identity), check)
 
@@ -199,32 +229,41 @@ def verify_tcb_signer(pem: bytes, anchor: TrustAnchor, what: str, cache: Cache) 
     """Check the chain of a document's signer: TCB Signing issued by the root itself, not a CA. Raises TrustError."""
     with malformed_as(f"{what} chain", "tcb-signer.malformed"):
         signer, rest = _pick_signer(load_chain(pem, f"{what} chain", "tcb-signer.malformed", anchor, cache), anchor)
-        if "SGX TCB Signing" not in _common_name(signer.raw.subject):
+        if "SGX TCB Signing" not in signer.common_name:
             raise _wrong_role(what, "tcb-signer.role", "a subject named Intel SGX TCB Signing", signer.raw.subject)
         _check_root(rest, anchor, what, "tcb-signer", cache)
-        return _issued_by_anchor(signer.raw, anchor, what, "tcb-signer", is_ca=False)
+        return _issued_by_anchor(signer, anchor, what, "tcb-signer", is_ca=False)
 
 
 def _pick_signer(chain: Sequence[Link], anchor: TrustAnchor) -> tuple[Link, list[Link]]:
     """Return the first certificate that is not the root, and the others."""
-    signer = next((each for each in chain if each.raw.subject != anchor.name), chain[0])
-    return signer, [each for each in chain if each is not signer]
+    signer = next((each for each in chain if each.parts.subject != anchor.subject), chain[0])
+    return signer, _without(chain, signer)
 
 
-def verify_crl(der: bytes, what: str, issuer_name: x509.Name, issuer_key: ec.EllipticCurvePublicKey) -> RevocationList:
-    """Check a CRL against the issuer it has to come from. Raises TrustError; the codes begin with ``crl``."""
+def _without(chain: Sequence[Link], one: Link) -> list[Link]:
+    """Return the chain without that certificate, once: a known one that comes twice is one and the same object."""
+    rest = list(chain)
+    rest.remove(one)
+    return rest
+
+
+def verify_crl(data: bytes, what: str, issuer: bytes, issuer_key: ec.EllipticCurvePublicKey) -> RevocationList:
+    """Check a CRL (DER) against the issuer it has to come from, ``issuer`` being its name in DER.
+
+    Raises TrustError; the codes begin with ``crl``.
+    """
     with malformed_as(what, "crl.malformed"):
-        return _verify_crl(x509.load_der_x509_crl(der), what, issuer_name, issuer_key)
+        return _verify_crl(data, what, issuer, issuer_key)
 
 
-def _verify_crl(
-    crl: x509.CertificateRevocationList, what: str, issuer_name: x509.Name, issuer_key: ec.EllipticCurvePublicKey
-) -> RevocationList:
-    if crl.issuer != issuer_name:
+def _verify_crl(data: bytes, what: str, issuer: bytes, issuer_key: ec.EllipticCurvePublicKey) -> RevocationList:
+    crl, parts = x509.load_der_x509_crl(data), der.crl(data)
+    if parts.issuer != issuer:
         raise TrustError(
             f"{what} comes from somebody else",
             code="crl.issuer",
-            expected=issuer_name.rfc4514_string(),
+            expected=_common_name(issuer),
             found=crl.issuer.rfc4514_string(),
         )
     extensions = list(crl.extensions)
@@ -239,7 +278,7 @@ def _verify_crl(
         )
     if crl.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
         raise _bad_signature(what, "crl.signature")
-    verify_signature(issuer_key, crl.signature, crl.tbs_certlist_bytes, what, "crl.signature")
+    verify_signature(issuer_key, crl.signature, parts.tbs, what, "crl.signature")
     return RevocationList(crl, Dated(what, crl.last_update_utc, crl.next_update_utc, is_collateral=True))
 
 
@@ -262,12 +301,12 @@ def verify_raw_signature(
     verify_signature(key, encoded, message, what, code)
 
 
-def _pick_leaf(chain: Sequence[Link]) -> tuple[x509.Certificate, list[Link]]:
+def _pick_leaf(chain: Sequence[Link]) -> tuple[Link, list[Link]]:
     """Find the PCK leaf by its name; real quotes carry the chain in more than one order."""
-    leaves = [each for each in chain if "SGX PCK Certificate" in _common_name(each.raw.subject)]
+    leaves = [each for each in chain if "SGX PCK Certificate" in each.common_name]
     if len(leaves) != 1 or len(chain) > 3:
         raise _shape("PCK certificate chain", "pck.chain", "one PCK leaf, its CA and the root", len(chain))
-    return leaves[0].raw, [each for each in chain if each is not leaves[0]]
+    return leaves[0], _without(chain, leaves[0])
 
 
 def _check_root(rest: Sequence[Link], anchor: TrustAnchor, what: str, code: str, cache: Cache) -> None:
@@ -277,35 +316,33 @@ def _check_root(rest: Sequence[Link], anchor: TrustAnchor, what: str, code: str,
     if rest:
         root = rest[0]
         key = ("root", root.digest, anchor.identity)
-        cache.get_or_check(key, lambda: _refuse_other_root(root.raw, anchor, what, code))
+        cache.get_or_check(key, lambda: _refuse_other_root(root, anchor, what, code))
 
 
-def _refuse_other_root(root: x509.Certificate, anchor: TrustAnchor, what: str, code: str) -> x509.Certificate:
-    key = _p256(root)
-    point = uncompressed_point(key) if key is not None else b""
-    if root.subject != anchor.name or point != anchor.point:
+def _refuse_other_root(root: Link, anchor: TrustAnchor, what: str, code: str) -> Link:
+    key = root.parts.public_key_info
+    if (root.parts.subject, key) != (anchor.subject, anchor.public_key_info):
         raise TrustError(
             f"chain of {what} ends in a root that is not trusted",
             code=f"{code}.untrusted-root",
             expected=f"{anchor.name.rfc4514_string()} with key {anchor.point.hex()[2:18]}...",
-            found=f"{root.subject.rfc4514_string()[:200]} with key {point.hex()[2:18]}...",
+            found=f"{root.raw.subject.rfc4514_string()[:200]} with key {key.hex()[-128:-112]}...",
             hint="for a simulated platform pass its own root certificate (--root)",
         )
     return root
 
 
-def _issued_by_anchor(
-    certificate: x509.Certificate, anchor: TrustAnchor, what: str, code: str, *, is_ca: bool
-) -> Certificate:
-    checked = _certificate(certificate, what, code, is_ca=is_ca)
-    if certificate.issuer != anchor.name:
-        raise _wrong_role(what, f"{code}.untrusted-root", "issued by the root", certificate.issuer)
+def _issued_by_anchor(link: Link, anchor: TrustAnchor, what: str, code: str, *, is_ca: bool) -> Certificate:
+    checked = _certificate(link, what, code, is_ca=is_ca)
+    if link.parts.issuer != anchor.subject:
+        raise _wrong_role(what, f"{code}.untrusted-root", "issued by the root", link.raw.issuer)
     _verify_issued(checked, anchor.key, f"{code}.signature")
     return checked
 
 
-def _certificate(certificate: x509.Certificate, what: str, code: str, *, is_ca: bool) -> Certificate:
+def _certificate(link: Link, what: str, code: str, *, is_ca: bool) -> Certificate:
     """Check what a certificate says it may do. Raises TrustError."""
+    certificate = link.raw
     key = _p256(certificate)
     if key is None:
         raise TrustError(f"{what} has the wrong kind of key", code=f"{code}.key", expected="P-256", found="another")
@@ -330,14 +367,14 @@ def _certificate(certificate: x509.Certificate, what: str, code: str, *, is_ca: 
             found=f"CA:{constraints.ca}, {usage}",
         )
     dated = Dated(what, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
-    return Certificate(certificate, key, dated)
+    return Certificate(link, key, dated)
 
 
 def _verify_issued(certificate: Certificate, issuer_key: ec.EllipticCurvePublicKey, code: str) -> None:
     what, raw = certificate.dated.what, certificate.raw
     if raw.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
         raise _bad_signature(what, code)
-    verify_signature(issuer_key, raw.signature, raw.tbs_certificate_bytes, what, code)
+    verify_signature(issuer_key, raw.signature, certificate.link.parts.tbs, what, code)
 
 
 def _p256(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey | None:
@@ -348,9 +385,10 @@ def _p256(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey | None:
     return key if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1) else None
 
 
-def _common_name(name: x509.Name) -> str:
-    names = name.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if len(names) == 1 else ""
+def _common_name(name: bytes) -> str:
+    """Return the one common name in a name (DER), or nothing. Raises DerError, UnicodeDecodeError."""
+    found = der.attributes(name, _COMMON_NAME)
+    return found[0].decode() if len(found) == 1 else ""
 
 
 def _shape(what: str, code: str, expected: str, count: int) -> TrustError:

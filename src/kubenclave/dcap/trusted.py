@@ -39,10 +39,10 @@ class TrustedCollateral:
 
 def verify_collateral(collateral: Collateral, anchor: TrustAnchor, cache: Cache) -> TrustedCollateral:
     """Check all of it under that root, whatever the time. Raises TrustError."""
-    root_crl = verify_crl(collateral.root_ca_crl, "root CRL", anchor.name, anchor.key)
+    root_crl = verify_crl(collateral.root_ca_crl, "root CRL", anchor.subject, anchor.key)
     pck_ca = verify_issuer_chain(collateral.pck_crl_issuer_chain, anchor, cache).called("PCK CRL issuer")
     root_crl.refuse(pck_ca, "pck-ca.revoked")
-    pck_crl = verify_crl(collateral.pck_crl, "PCK CRL", pck_ca.raw.subject, pck_ca.key)
+    pck_crl = verify_crl(collateral.pck_crl, "PCK CRL", pck_ca.subject, pck_ca.key)
 
     tcb_signer = _signer(collateral.tcb_info_issuer_chain, anchor, "TCB info signer", root_crl, cache)
     verify_raw_signature(

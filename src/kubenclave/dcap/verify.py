@@ -23,7 +23,7 @@ of the same enclave costs one signature.
 import datetime as dt
 import hashlib
 from dataclasses import InitVar, dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -62,6 +62,13 @@ class Verified:
     def __post_init__(self, seal: object) -> None:
         if seal is not _SEAL:
             raise TypeError("only kubenclave.dcap.verify.verify makes a Verified")
+
+
+class _Pem(NamedTuple):
+    """A chain, and the SHA-256 of its text."""
+
+    text: bytes
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +135,8 @@ def verify(
     )
 
 
-def _chain_of(quote: Quote, pck_chain: bytes | None) -> bytes:
-    """Return the PCK chain as PEM; one that the quote carries goes before one that is given."""
+def _chain_of(quote: Quote, pck_chain: bytes | None) -> _Pem:
+    """Return the PCK chain; one that the quote carries goes before one that is given."""
     certification = quote.signature.certification_data
     chain = certification.pck_chain or pck_chain
     if chain is None:
@@ -141,11 +148,11 @@ def _chain_of(quote: Quote, pck_chain: bytes | None) -> bytes:
             found=f"{certification.kind} ({certification.kind.name})",
             hint="fetch the PCK certificate of that platform and pass it beside the quote (--pck-chain)",
         )
-    return chain
+    return _Pem(chain, hashlib.sha256(chain).digest())
 
 
-def _voucher_key(quote: Quote, chain: bytes, collateral: Collateral, anchor: TrustAnchor) -> bytes:
-    """Digest of every byte that ``_vouch`` looks at; parts of variable size stand behind their length."""
+def _voucher_key(quote: Quote, chain: _Pem, collateral: Collateral, anchor: TrustAnchor) -> bytes:
+    """Digest of every byte that ``_vouch`` looks at; the one part of variable size comes last."""
     signature = quote.signature
     return hashlib.sha256(
         b"".join(
@@ -156,20 +163,17 @@ def _voucher_key(quote: Quote, chain: bytes, collateral: Collateral, anchor: Tru
                 signature.attestation_key,
                 signature.qe_report,
                 signature.qe_report_signature,
-                len(signature.qe_auth_data).to_bytes(4, "big"),
+                chain.digest,
                 signature.qe_auth_data,
-                chain,
             )
         )
     ).digest()
 
 
-def _vouch(quote: Quote, pem: bytes, collateral: Collateral, anchor: TrustAnchor, cache: Cache) -> _Voucher:
+def _vouch(quote: Quote, pem: _Pem, collateral: Collateral, anchor: TrustAnchor, cache: Cache) -> _Voucher:
     signature = quote.signature
     # 2
-    chain = cache.get_or_check(
-        ("PCK chain", hashlib.sha256(pem).digest(), anchor.identity), lambda: _pck_chain(pem, anchor, cache)
-    )
+    chain = cache.get_or_check(("PCK chain", pem.digest, anchor.identity), lambda: _pck_chain(pem.text, anchor, cache))
     # 3, 4, 6
     trusted = cache.get_or_check(
         ("collateral", collateral.digest, anchor.identity), lambda: verify_collateral(collateral, anchor, cache)
@@ -199,7 +203,7 @@ def _vouch(quote: Quote, pem: bytes, collateral: Collateral, anchor: TrustAnchor
 def _check_revocation(chain: PckChain, trusted: TrustedCollateral) -> None:
     """Refuse a PCK CA or leaf that is revoked, and a list that is not of the leaf's own CA."""
     trusted.root_crl.refuse(chain.ca, "pck-ca.revoked")
-    if trusted.pck_ca.key != chain.ca.key or trusted.pck_ca.raw.subject != chain.ca.raw.subject:
+    if trusted.pck_ca.key != chain.ca.key or trusted.pck_ca.subject != chain.ca.subject:
         raise TrustError(
             "PCK CRL comes from another CA than the PCK certificate",
             code="crl.other-ca",
