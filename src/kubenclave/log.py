@@ -2,7 +2,9 @@
 """Logs: one JSON object per line on stderr, or readable lines where stderr is a terminal. Entry points call it once.
 
 Every line has ``timestamp`` (UTC), ``level``, ``event`` and ``service``, and ``simulated: true`` where no hardware
-protects anything. What libraries say through the standard library's logging comes out in the same form.
+protects anything. Events are called ``thing.what-happened``, for programs to tell them apart; where something went
+wrong ``error`` says what in words, with ``code`` and ``hint`` as far as there are such. What libraries say through the
+standard library's logging comes out in the same form.
 """
 
 import logging

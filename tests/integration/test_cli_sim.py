@@ -148,7 +148,7 @@ def test_start_says_that_it_is_ready_and_simulated(own):
     said = own.stop()
     assert "SIMULATED platform: nothing is protected by hardware" in said
     logged = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-    assert [line["event"] for line in logged] == ["ready", "stopping"]
+    assert [line["event"] for line in logged] == ["sim.ready", "sim.stopping"]
     assert all(line["simulated"] for line in logged)
 
 

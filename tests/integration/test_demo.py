@@ -90,7 +90,7 @@ def test_what_it_kept_verifies_with_the_library(demo):
         policy=Policy.from_toml((kept / "policy.toml").read_text()),
     )
     assert (verdict.appraised, verdict.simulated) == (True, True)
-    assert '"ready"' in (kept / "up.log").read_text()
+    assert '"up.ready"' in (kept / "up.log").read_text()
 
 
 def test_as_text_it_tells_numbered_steps_and_ends_with_a_table(temporary):

@@ -300,7 +300,7 @@ def test_a_signal_ends_the_program_and_its_sockets_go(short_tmp, number):
         assert child.returncode == 0, stderr
         assert {entry.name for entry in kubelet_directory.iterdir()} == {"kubelet.sock"}
     assert not (short_tmp / "agent.sock").exists()
-    assert [line["event"] for line in logged(stderr)][-1] == "ended"
+    assert [line["event"] for line in logged(stderr)][-1] == "agent.ended"
     assert {line["service"] for line in logged(stderr)} == {"node-agent"}
 
 
@@ -325,8 +325,8 @@ def test_what_cannot_be_offered_ends_the_program_with_the_reason(short_tmp, more
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=30)
     assert done.returncode == 5
     last = logged(done.stderr)[-1]
-    assert (last["event"], last["code"]) == ("stopped", code)
-    assert reason in last["reason"]
+    assert (last["event"], last["code"]) == ("agent.failed", code)
+    assert reason in last["error"]
     assert last["hint"]
 
 

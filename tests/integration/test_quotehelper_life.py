@@ -79,7 +79,7 @@ def test_every_log_line_says_simulated(short_tmp):
     lines = one.log()
     assert len(lines) >= 5
     assert all(line["simulated"] is True for line in lines)
-    assert any("SIMULATED" in line["event"] for line in lines)
+    assert any("SIMULATED" in line.get("note", "") for line in lines)
 
 
 def test_mode_and_owner_of_the_socket(short_tmp):
@@ -353,7 +353,7 @@ def test_hand_overs_refuse_nobody(short_tmp):
                 before = len(answers)
                 successor = stack.enter_context(helper(short_tmp))
                 assert current.stop() == 0
-                assert any(line["event"] == "stopping" and line["handed_over"] for line in current.log())
+                assert any(line["event"] == "helper.stopping" and line["handed_over"] for line in current.log())
                 eventually(lambda count=before: len(answers) > count + 20)  # type: ignore[misc]  # bound in the loop
                 current = successor
         finally:

@@ -62,7 +62,7 @@ class ControlServer:
                 finally:
                     self._free += 1
         except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError) as error:
-            _log.debug("control connection ended", reason=str(error))
+            _log.debug("control.ended", reason=str(error))
         except asyncio.CancelledError:
             if not self._stopping:  # by us it is no news, but Python 3.11 would report it as an error
                 raise

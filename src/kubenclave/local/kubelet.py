@@ -179,7 +179,7 @@ class Kubelet:
             before.close()
         self._endpoints[endpoint.resource] = endpoint
         endpoint.watch = asyncio.create_task(self._follow(endpoint))
-        _log.info("plugin registered", resource=endpoint.resource, endpoint=request.endpoint)
+        _log.info("plugin.registered", resource=endpoint.resource, endpoint=request.endpoint)
 
     async def _follow(self, endpoint: _Endpoint) -> None:
         """Follow one device list to its end; after it there is nothing healthy."""
@@ -195,7 +195,7 @@ class Kubelet:
         finally:
             endpoint.devices = dict.fromkeys(endpoint.devices, False)
             self.changed.set()
-        _log.info("device list ended", resource=endpoint.resource, reason=reason)
+        _log.info("plugin.list-ended", resource=endpoint.resource, reason=reason)
 
     async def _choose(self, endpoint: _Endpoint, again: list[str], free: list[str], amount: int) -> list[str]:
         """Return the devices to take: those used ``again``, then the plugin's preference if it has a sensible one."""

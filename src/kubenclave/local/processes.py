@@ -93,7 +93,7 @@ class Services:
             self._restarts[service.name] += 1
             if loop.time() - since > self._patience.stable:
                 pause = self._patience.first_pause
-            _log.warning("daemon ended, starting it again", daemon=service.name, exit_code=code, pause=pause)
+            _log.warning("daemon.restarting", daemon=service.name, exit_code=code, pause=pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, self._patience.last_pause)
 
@@ -129,7 +129,7 @@ class Services:
             async with asyncio.timeout(self._patience.stop):
                 await process.wait()
         except TimeoutError:
-            _log.warning("daemon does not end, killing it", daemon=service.name)
+            _log.warning("daemon.killed", daemon=service.name)
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()

@@ -97,11 +97,11 @@ class Machine:
         except BaseException:
             self._release(lease, allotments)
             raise
-        _log.info("granted", holder=holder.name, pid=pid, epc=admitted.epc, free=self.ledger.free)
+        _log.info("lease.granted", holder=holder.name, pid=pid, epc=admitted.epc, free=self.ledger.free)
 
         def release() -> None:
             self._release(lease, allotments)
-            _log.info("released", holder=holder.name, pid=pid, epc=admitted.epc, free=self.ledger.free)
+            _log.info("lease.released", holder=holder.name, pid=pid, epc=admitted.epc, free=self.ledger.free)
 
         granted = Granted(
             pod=admitted.pod,
@@ -154,10 +154,10 @@ async def run(options: Options, on_ready: Callable[[Status], None]) -> None:
         watching = asyncio.create_task(_watch_epc(state, machine.ledger))
         stack.callback(watching.cancel)
         status = machine.status()
-        _log.info("ready", epc=status.epc_capacity, devices=status.devices, aesm=status.aesm_socket)
+        _log.info("up.ready", epc=status.epc_capacity, devices=status.devices, aesm=status.aesm_socket)
         on_ready(status)
         await _first_of(watching, stop)
-        _log.info("stopping", signal=stop.result())
+        _log.info("up.stopping", signal=stop.result())
 
 
 async def _start(options: Options, services: Services, kubelet: Kubelet, machine: Machine) -> None:
@@ -238,7 +238,7 @@ async def _watch_epc(state: StateDirectory, ledger: Ledger) -> None:
         except (UnreachableError, FormatError):
             capacity = 0
         if capacity != ledger.capacity:
-            _log.warning("EPC changed", before=ledger.capacity, now=capacity)
+            _log.warning("epc.changed", before=ledger.capacity, now=capacity)
             ledger.capacity = capacity
 
 

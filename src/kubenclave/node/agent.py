@@ -114,10 +114,10 @@ class Agent:
             return
         self._told = told
         if problem is not None:
-            _log.warning("cannot look at the platform", code=problem.code, reason=str(problem), hint=problem.hint)
+            _log.warning("platform.unreadable", code=problem.code, error=str(problem), hint=problem.hint)
             return
         _log.info(
-            "platform",
+            "platform.found",
             driver=inventory.driver.value,
             devices=[node.path for node in inventory.nodes],
             epc_bytes=inventory.epc_bytes,
@@ -213,9 +213,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except* KubenclaveError as group:
         stopped = first_error(group)
     if stopped is None:
-        _log.info("ended")
+        _log.info("agent.ended")
         return 0
-    _log.error("stopped", code=stopped.code, reason=str(stopped), hint=stopped.hint)
+    _log.error("agent.failed", code=stopped.code, error=str(stopped), hint=stopped.hint)
     return stopped.exit_code
 
 

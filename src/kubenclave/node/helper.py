@@ -97,7 +97,7 @@ class QuoteHelper:
             self._in_the_way = None
             stack.callback(self._server.close)
             stack.callback(self._place.leave)
-            _log.info("ready", socket=str(options.socket), backend=options.backend)
+            _log.info("helper.ready", socket=str(options.socket), backend=options.backend)
             await _unless(stop, self._keep_place(), tasks)
             await self._retire()
 
@@ -121,7 +121,7 @@ class QuoteHelper:
 
     def _note(self, reason: Reason) -> None:
         if self._in_the_way != reason:
-            _log.warning("not_ready", code=reason.code, reason=reason.message, hint=reason.hint)
+            _log.warning("helper.not-ready", code=reason.code, error=reason.message, hint=reason.hint)
         self._in_the_way = reason
 
     async def _retire(self) -> None:
@@ -131,7 +131,7 @@ class QuoteHelper:
             if not self._place.ours:
                 break
             await asyncio.sleep(HANDOVER_STEP)
-        _log.info("stopping", handed_over=not self._place.ours)
+        _log.info("helper.stopping", handed_over=not self._place.ours)
         self._place.leave()
         await self._server.drain(LINGER_SECONDS, PATIENCE_SECONDS)
 
@@ -185,12 +185,12 @@ def run(options: Options, command: Sequence[str] | None = None) -> int:
     """Run a helper and return its exit code; ``command`` starts another worker than the backend's."""
     log.configure("quote-helper", simulated=options.simulated)
     if options.simulated:
-        _log.warning("SIMULATED platform: nothing is protected by hardware")
+        _log.warning("platform.simulated", note="SIMULATED platform: nothing is protected by hardware")
     _allow_many_connections()
     try:
         asyncio.run(serve(options, worker_command(options) if command is None else command))
     except KubenclaveError as error:
-        _log.error("stopped", code=error.code, error=str(error), hint=error.hint or "")
+        _log.error("helper.failed", code=error.code, error=str(error), hint=error.hint or "")
         return error.exit_code
     return 0
 

@@ -119,7 +119,7 @@ class Session:
                 self.state = SessionState.WAITING
             if loop.time() - started > self._timing.stable:
                 delay = self._timing.first_retry
-            self._tell("starting over", reason=reason)
+            self._tell("session.starting-over", reason=reason)
             await self._pause(delay, kubelet)
             delay = min(2 * delay, self._timing.last_retry)
 
@@ -129,7 +129,7 @@ class Session:
             seen = self._signal.generation
             if (kubelet := sockets.identity(self._kubelet)) is not None:
                 return kubelet
-            self._tell("waiting for the kubelet", socket=str(self._kubelet))
+            self._tell("session.waiting", socket=str(self._kubelet))
             await self._signal.wait(seen, self._timing.poll)
 
     async def _pause(self, delay: float, kubelet: sockets.Identity) -> None:
@@ -196,7 +196,7 @@ class Session:
                 return "the kubelet closed the device list"
             if service.opened:
                 self.state = SessionState.HELD
-                self._tell("registered", socket=str(self._path))
+                self._tell("session.registered", socket=str(self._path))
             elif loop.time() > deadline:
                 return "the kubelet registered us but did not ask for the device list"
             await self._signal.wait(seen, self._timing.poll)

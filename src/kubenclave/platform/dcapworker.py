@@ -76,7 +76,7 @@ def load(path: str) -> ctypes.CDLL:
             library.sgx_qe_get_quote,
         )
     except (OSError, AttributeError) as error:
-        _log.error("dcap.not_loaded", library=path, error=str(error), hint="install libsgx-dcap-ql, or see --library")
+        _log.error("dcap.not-loaded", library=path, error=str(error), hint="install libsgx-dcap-ql, or see --library")
         raise LibraryError(AesmError.SERVICE_UNAVAILABLE) from error
     target_info.argtypes = [ctypes.c_char_p]
     size.argtypes = [ctypes.POINTER(ctypes.c_uint32)]
@@ -128,7 +128,7 @@ class QuoteSource:
         if size.value == _PPID_QUOTE_SIZE:
             raise _ppid()
         if not _AUTH_DATA_SIZE.size <= size.value <= MAX_QUOTE:
-            _log.error("dcap.quote_size", size=size.value)
+            _log.error("dcap.quote-size", size=size.value)
             raise LibraryError(AesmError.UNEXPECTED_ERROR)
         self._size = size.value
 
@@ -138,7 +138,7 @@ class QuoteSource:
         code, quote = self._try(report)
         if code in {_NOT_INITIALIZED, _NO_CERT_DATA}:  # only this init sends what a cache needs to fetch certificates
             before = self._target_info
-            _log.info("dcap.initialising_again", original=hex(code))
+            _log.info("dcap.initialising-again", original=hex(code))
             if self.init().target_info != before:
                 raise LibraryError(AesmError.ATT_KEY_NOT_INITIALIZED, code)
             code, quote = self._try(report)
@@ -168,7 +168,7 @@ def _trimmed(quote: bytes) -> bytes:
     end = _SIGNATURE_LENGTH.size + _SIGNATURE_LENGTH.unpack_from(quote)[0]
     start = _AUTH_DATA_SIZE.size + _AUTH_DATA_SIZE.unpack_from(quote)[0]
     if not start + _CERTIFICATION_TYPE.size <= end <= len(quote):
-        _log.error("dcap.not_a_quote", size=len(quote), says=end)
+        _log.error("dcap.not-a-quote", size=len(quote), says=end)
         raise LibraryError(AesmError.UNEXPECTED_ERROR)
     if _CERTIFICATION_TYPE.unpack_from(quote, start)[0] in _PPID_TYPES:
         raise _ppid()
@@ -178,7 +178,7 @@ def _trimmed(quote: bytes) -> bytes:
 def _ppid() -> LibraryError:
     """Refuse what the library makes without a working provider library: verifiers reject such quotes."""
     _log.error(
-        "dcap.ppid_quote", hint="install the provider library and check its configuration (sgx_default_qcnl.conf)"
+        "dcap.ppid-quote", hint="install the provider library and check its configuration (sgx_default_qcnl.conf)"
     )
     return LibraryError(AesmError.NO_PLATFORM_CERT_DATA)
 
@@ -203,7 +203,7 @@ def serve(stream: socket.socket, respond: Callable[[WorkerRequest], bytes]) -> i
             for request in decoder.feed(data):
                 stream.sendall(respond(request))
     except FormatError as error:
-        _log.error("worker.bad_request", error=str(error))
+        _log.error("worker.bad-request", error=str(error))
         return error.exit_code
     except (BrokenPipeError, ConnectionResetError):
         pass  # the helper has gone, which is how it ends us

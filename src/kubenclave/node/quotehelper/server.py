@@ -170,7 +170,7 @@ class AesmServer:
 
     def _pause(self, listener: socket.socket, error: OSError) -> None:
         """Wait for descriptors to become free, and see to it that one does."""
-        _log.warning("aesm.accept_failed", error=error.strerror, connections=self.connections)
+        _log.warning("aesm.accept-failed", error=error.strerror, connections=self.connections)
         loop = asyncio.get_running_loop()
         loop.remove_reader(listener)
         self._resume = loop.call_later(_ACCEPT_PAUSE, self._listen)

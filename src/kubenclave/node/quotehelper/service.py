@@ -169,7 +169,7 @@ class QuoteService:
             self._init_error = error
             self._init_original = reply.original
             self._init_failed_at = asyncio.get_running_loop().time()
-            _log.warning("quotes.init_failed", error=error.name, original=hex(reply.original))
+            _log.warning("quotes.init-failed", error=error.name, original=hex(reply.original))
         waiters, self._init_waiters = self._init_waiters, []
         for call in waiters:
             self._answer_init(call, error)

@@ -112,7 +112,7 @@ class Worker:
     def restart(self, reason: str) -> None:
         """Give this process up: calls under way fail and another one is started."""
         if not self._lost.is_set():
-            _log.warning("worker.given_up", reason=reason, pid=self.pid)
+            _log.warning("worker.given-up", reason=reason, pid=self.pid)
             self._lost.set()
 
     async def run(self) -> None:
@@ -122,7 +122,7 @@ class Worker:
             self._failures += 1
             self._restarts.inc()
             delay = min(_FIRST_DELAY * 2 ** (self._failures - 1), _LONGEST_DELAY)
-            _log.warning("worker.restart", failures=self._failures, seconds=delay)
+            _log.warning("worker.restarting", failures=self._failures, seconds=delay)
             await asyncio.sleep(delay)
 
     async def _one_life(self) -> None:
@@ -134,7 +134,7 @@ class Worker:
             self._connect(ours, process.pid)
             await self._lost.wait()
         except OSError as error:
-            _log.error("worker.not_started", program=self._argv[0], error=error.strerror)
+            _log.error("worker.not-started", program=self._argv[0], error=error.strerror)
         finally:
             self._disconnect(ours)
             if process is not None:

@@ -218,7 +218,7 @@ class CpuServer:
             if not connection.refused:  # one line for each connection: peers do not fill our log
                 connection.refused = True
                 op = simcpu.op_of(request).name
-                _log.info("refused", pid=connection.pid, op=op, code=error.answer.name, reason=error.message)
+                _log.info("request.refused", pid=connection.pid, op=op, code=error.answer.name, reason=error.message)
             return simcpu.refusal(error.answer, error.message)
         return Reply(Code.SUCCESS, result)
 

@@ -94,9 +94,9 @@ async def run(directory: Path, epc_bytes: int | None, on_ready: Callable[[Ready]
             for path in (provision, cpu):  # the CPU comes last: where it answers, all is there
                 await server.start(sockets.listen(path, SOCKET_MODE), may_provision=path == provision)
                 stack.callback(sockets.remove, path, sockets.identity(path))
-            _log.info("ready", socket=str(cpu), epc=state.epc_bytes, tcb=state.tcb.value)
+            _log.info("sim.ready", socket=str(cpu), epc=state.epc_bytes, tcb=state.tcb.value)
             on_ready(Ready(directory, cpu, provision, state))
-            _log.info("stopping", signal=await stop)
+            _log.info("sim.stopping", signal=await stop)
 
 
 def _stop_signal() -> asyncio.Future[str]:
