@@ -142,7 +142,8 @@ def malformed_as(what: str, code: str) -> Iterator[None]:
 def load_chain(pem: bytes, what: str, code: str, anchor: TrustAnchor, cache: Cache) -> list[Link]:
     """Read a PEM chain; roots and CAs that were found good before are not read again.
 
-    Raises TrustError with that code when it is none, or longer than any real one.
+    Raises TrustError with that code when it is longer than any real one or no PEM, what the X.509 library raises
+    (``malformed_as``) when there are no certificates in it.
     """
     if len(pem) > MAX_CHAIN_SIZE:
         raise TrustError(
@@ -151,8 +152,7 @@ def load_chain(pem: bytes, what: str, code: str, anchor: TrustAnchor, cache: Cac
     blocks = _PEM.findall(pem)
     if not blocks or pem.count(b"-----BEGIN") != len(blocks):
         raise TrustError(f"{what} cannot be read", code=code, expected="certificates in PEM", found="something else")
-    with malformed_as(what, code):
-        return [_read(block, anchor, cache) for block in blocks]
+    return [_read(block, anchor, cache) for block in blocks]
 
 
 def _read(block: bytes, anchor: TrustAnchor, cache: Cache) -> Link:
@@ -182,9 +182,8 @@ def verify_pck_chain(pem: bytes, anchor: TrustAnchor, cache: Cache) -> PckChain:
     Raises TrustError; of an extension that cannot be read, FormatError with code ``pck.extension``.
     """
     what = "PCK certificate chain"
-    chain = load_chain(pem, what, "pck.malformed", anchor, cache)
     with malformed_as(what, "pck.malformed"):
-        return _verify_pck_chain(chain, anchor, cache)
+        return _verify_pck_chain(load_chain(pem, what, "pck.malformed", anchor, cache), anchor, cache)
 
 
 def _verify_pck_chain(chain: Sequence[Link], anchor: TrustAnchor, cache: Cache) -> PckChain:

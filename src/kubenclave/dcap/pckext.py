@@ -6,6 +6,7 @@ ASN.1 of the cryptography library has no root of that shape and no open value ty
 """
 
 import enum
+import functools
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,16 +75,16 @@ class PckExtension:
         if (tag, end) != (der.SEQUENCE, len(data)):
             raise _malformed("structure", "one SEQUENCE", f"tag {tag:#04x}, {len(data) - end} bytes behind it")
         entries = _entries(data[start:], _OIDS, 7 if ca is PckCa.PLATFORM else 5)
-        tcb = _entries(_content(entries[2], der.SEQUENCE, "TCB"), _OIDS_OF_TCB, 18)
+        components, pce_svn, cpu_svn = _tcb(_content(entries[2], der.SEQUENCE, "TCB"))
         configuration = {}
         if ca is PckCa.PLATFORM:
             content = _content(entries[7], der.SEQUENCE, "configuration")
             configuration = _entries(content, _OIDS_OF_CONFIGURATION, 3)
         return cls(
             ppid=_octets(entries[1], 16, "PPID"),
-            components=tuple([_integer(tcb[number], 0xFF) for number in _COMPONENTS]),
-            pce_svn=_integer(tcb[17], 0xFFFF),
-            cpu_svn=_octets(tcb[18], 16, "CPUSVN"),
+            components=components,
+            pce_svn=pce_svn,
+            cpu_svn=cpu_svn,
             pce_id=_octets(entries[3], 2, "PCE-ID"),
             fmspc=_octets(entries[4], 6, "FMSPC"),
             sgx_type=_sgx_type(entries[5]),
@@ -92,6 +93,14 @@ class PckExtension:
             cached_keys=_boolean(configuration.get(2)),
             smt_enabled=_boolean(configuration.get(3)),
         )
+
+
+@functools.lru_cache(maxsize=256)  # platforms are many, their TCBs are few
+def _tcb(content: bytes) -> tuple[tuple[int, ...], int, bytes]:
+    """Return component SVNs, PCE SVN and CPUSVN."""
+    tcb = _entries(content, _OIDS_OF_TCB, 18)
+    components = tuple([_integer(tcb[number], 0xFF) for number in _COMPONENTS])
+    return components, _integer(tcb[17], 0xFFFF), _octets(tcb[18], 16, "CPUSVN")
 
 
 def _entries(content: bytes, oids: bytes, count: int) -> dict[int, _Value]:
