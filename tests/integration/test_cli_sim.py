@@ -17,7 +17,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from kubenclave.cli import main, sim
+from kubenclave.cli import main
+from kubenclave.cli.sim import identity
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.platform.simcpu import Enclave
 from kubenclave.platform.simulated import enclaves
@@ -406,7 +407,7 @@ def test_run_refuses_what_is_no_measurement(inside, short_tmp, text):
 
 
 def test_run_without_gramine_asks_for_its_pal(inside, short_tmp):
-    if any(Path(path).exists() for path in sim._PALS):
+    if any(Path(path).exists() for path in identity.PALS):
         pytest.skip("Gramine is installed here")
     words = ["--manifest", signed_file(short_tmp), "--sigstruct", signed_file(short_tmp)]
     done = inside("run", *words, "--", TRUE)

@@ -22,7 +22,7 @@ from kubenclave.sgx.attributes import AttributeFlags, Attributes, Xfrm
 from kubenclave.sgx.epc import PAGE_SIZE, EpcSection
 from kubenclave.sgx.keyrequest import KeyRequest
 from kubenclave.sgx.measure import Pages
-from kubenclave.sgx.report import Report, TargetInfo
+from kubenclave.sgx.report import REPORT_DATA_SIZE, TARGET_INFO_SIZE, Report, ReportBody, TargetInfo
 from kubenclave.wire import simcpu
 from kubenclave.wire.frames import FrameDecoder
 from kubenclave.wire.simcpu import Code, CpuStatus
@@ -174,7 +174,11 @@ class Enclave:
 
     def target_info(self) -> TargetInfo:
         """Return the TARGETINFO that names this enclave, read from a REPORT of its own."""
-        return TargetInfo.of(Report.parse(self.report(bytes(512), bytes(64))).body)
+        return TargetInfo.of(self.body())
+
+    def body(self) -> ReportBody:
+        """Return what REPORTs say of this enclave, read from one that is made for nobody."""
+        return Report.parse(self.report(bytes(TARGET_INFO_SIZE), bytes(REPORT_DATA_SIZE))).body
 
     def status(self) -> CpuStatus:
         """Return how much EPC the CPU has."""

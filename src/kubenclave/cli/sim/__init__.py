@@ -8,24 +8,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kubenclave.cli import evidence, kit, parameters, simsockets
+from kubenclave.cli import evidence, kit, parameters
 from kubenclave.cli.parameters import EpcSize
+from kubenclave.cli.sim import sockets
+from kubenclave.cli.sim.identity import EnclaveOptions, identity_of, signer
 from kubenclave.errors import UsageError
 from kubenclave.platform.simulated.tcb import PlatformTcb
 
 if TYPE_CHECKING:
-    from kubenclave.platform.simcpu import Enclave
-    from kubenclave.platform.simulated.loader import Identity
     from kubenclave.platform.simulated.start import Ready
     from kubenclave.platform.simulated.state import PlatformState
-    from kubenclave.sgx.report import ReportBody
 
-_PALS: Final = (
-    "/usr/lib/x86_64-linux-gnu/gramine/sgx/libpal.so",
-    "/usr/lib64/gramine/sgx/libpal.so",
-    "/usr/local/lib/x86_64-linux-gnu/gramine/sgx/libpal.so",
-)
-_MAX_EXECUTABLE: Final = 512 << 20
 _PASSERBY: Final = b"SIMULATED enclave of 'kubenclave sim report'. It protects nothing."
 
 _state_option = click.option(
@@ -131,7 +124,7 @@ def _say_ready(ready: "Ready") -> None:
 )
 @click.argument("command_line", metavar="COMMAND...", nargs=-1, type=click.UNPROCESSED, required=True)
 @kit.output_option
-def run(*, command_line: tuple[str, ...], cpu_socket: str | None, state: str | None, **identity: Any) -> None:
+def run(*, command_line: tuple[str, ...], cpu_socket: str | None, state: str | None, **options: Any) -> None:
     """Load a SIMULATED enclave and run COMMAND with it.
 
     COMMAND makes REPORTs and gets keys of that enclave alone, through the connection it inherits as the descriptor that
@@ -143,12 +136,12 @@ def run(*, command_line: tuple[str, ...], cpu_socket: str | None, state: str | N
     from kubenclave.platform.simcpu import CPU_SOCKET_VARIABLE, ENCLAVE_VARIABLE, Enclave
 
     executable = _executable(command_line[0])
-    wanted = _identity(executable, **identity)
-    cpu = simsockets.cpu(cpu_socket, state)
-    socket = simsockets.provision(cpu_socket, state) if wanted.provisions else cpu
+    wanted = identity_of(executable, EnclaveOptions(**options))
+    cpu = sockets.cpu(cpu_socket, state)
+    socket = sockets.provision(cpu_socket, state) if wanted.provisions else cpu
     with Enclave.connect(socket) as enclave:
         wanted.load(enclave)
-        body = _own_body(enclave)
+        body = enclave.body()
         kit.warn(
             f"SIMULATED enclave, nothing is protected by hardware: MRENCLAVE {body.mr_enclave.hex()} "
             f"MRSIGNER {body.mr_signer.hex()}{' DEBUG' if body.debug else ''}"
@@ -194,8 +187,8 @@ def report(
         raise UsageError("stdout takes either the REPORT or the document", code="cli.misuse", hint="--out FILE")
     target = TargetInfo.parse(kit.read_input(target_info, what="target info", limit=TARGET_INFO_SIZE + 1))
     enclave = Enclave.inherited(os.environ)
-    small = None if enclave else loader.of_content(_PASSERBY, loader.Terms(), _signer(key))
-    enclave = enclave or Enclave.connect(simsockets.cpu(cpu_socket, state))
+    small = None if enclave else loader.of_content(_PASSERBY, loader.Terms(), signer(key))
+    enclave = enclave or Enclave.connect(sockets.cpu(cpu_socket, state))
     click.get_current_context().with_resource(enclave)
     if small is not None:
         small.load(enclave)
@@ -304,89 +297,6 @@ def _load(directory: Path) -> "PlatformState":
     return PlatformState.load(directory)
 
 
-def _signer(key: str | None) -> Any:
-    """Return what signs a SIGSTRUCT template, with the key given or the user's development key."""
-    from functools import partial
-
-    from kubenclave.platform.simulated import signing
-
-    if key is not None:
-        return partial(signing.sign, key=signing.load_key(Path(key)))
-    path = signing.development_key_path(os.environ)
-    return partial(signing.sign, key=signing.development_key(path))
-
-
-def _identity(
-    executable: str,
-    *,
-    key: str | None,
-    isv_prod_id: int,
-    isv_svn: int,
-    debug: bool,
-    provision: bool,
-    manifest: str | None,
-    sigstruct: str | None,
-    libpal: str | None,
-    sgxs: str | None,
-    mr_enclave: str | None,
-    pages: int | None,
-) -> "Identity":
-    """Return the enclave that the options describe. Raises UsageError when they contradict one another."""
-    from kubenclave.platform.simulated import loader
-
-    described = [each for each in (manifest, sgxs, mr_enclave) if each is not None]
-    if not described and sigstruct is None and libpal is None and pages is None:
-        terms = loader.Terms(isv_prod_id=isv_prod_id, isv_svn=isv_svn, debug=debug, provision=provision)
-        content = kit.read_input(executable, what="executable", limit=_MAX_EXECUTABLE)
-        return loader.of_content(content, terms, _signer(key))
-    if len(described) != 1 or sigstruct is None:
-        raise UsageError(
-            "an enclave is described by one of --manifest, --sgxs, --mr-enclave, and by --sigstruct",
-            code="cli.misuse",
-            hint="or by nothing: then its pages are the executable's content",
-        )
-    if key or isv_prod_id or isv_svn or debug or provision:
-        raise UsageError(
-            "the SIGSTRUCT given says everything itself",
-            code="cli.misuse",
-            hint="leave out --key, --isv-prod-id, --isv-svn, --debug and --provision",
-        )
-    if (libpal is not None and manifest is None) or (pages is not None and mr_enclave is None):
-        raise UsageError(
-            "--libpal belongs to --manifest, --pages to --mr-enclave", code="cli.misuse", hint="see sim run --help"
-        )
-    signed = kit.read_input(sigstruct, what="SIGSTRUCT", limit=4096)
-    if manifest is not None:
-        pal = kit.read_input(_pal(libpal), what="PAL")
-        return loader.of_gramine(kit.read_input(manifest, what="manifest"), pal, signed)
-    if sgxs is not None:
-        return loader.of_sgxs(kit.read_input(sgxs, what="SGXS stream"), signed)
-    return loader.of_measurement(_measurement(mr_enclave or ""), 1 if pages is None else pages, signed)
-
-
-def _measurement(text: str) -> bytes:
-    try:
-        value = bytes.fromhex(text)
-    except ValueError:
-        value = b""
-    if len(value) != 32:
-        raise UsageError("--mr-enclave: not a measurement", code="cli.misuse", expected="64 hexadecimal digits")
-    return value
-
-
-def _pal(given: str | None) -> str:
-    if given is not None:
-        return given
-    found = next((path for path in _PALS if Path(path).exists()), None)
-    if found is None:
-        raise UsageError(
-            "Gramine is not installed here, and its PAL is part of the measurement",
-            code="sim.no-pal",
-            hint="give --libpal FILE: the libpal.so of the build that the SIGSTRUCT is for",
-        )
-    return found
-
-
 def _executable(name: str) -> str:
     import shutil
 
@@ -394,12 +304,6 @@ def _executable(name: str) -> str:
     if found is None:
         raise UsageError(f"no such command: {name}", code="sim.no-command", hint="see PATH, or name it with its folder")
     return found
-
-
-def _own_body(enclave: "Enclave") -> "ReportBody":
-    from kubenclave.sgx.report import Report
-
-    return Report.parse(enclave.report(bytes(512), bytes(64))).body
 
 
 def _replace_process(executable: str, command_line: tuple[str, ...], env: dict[str, str]) -> None:
