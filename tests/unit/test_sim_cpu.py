@@ -143,10 +143,18 @@ def test_eadd_takes_an_ocetssa_where_there_is_cet():
     made.built(made.cpu(), attributes=CET).add(Pages(0x2000, TCS, 1, tcs((72, b"\1"))))
 
 
-@pytest.mark.parametrize(("at", "size"), [(0, 8), (24, 4), (40, 8)], ids=["state", "cssa", "aep"])
-def test_eadd_clears_the_fields_of_a_tcs_that_are_the_cpus_own(at, size):
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        pytest.param(0, b"\xff" * 8, id="state"),
+        pytest.param(8, b"\1", id="dbgoptin"),
+        pytest.param(24, b"\xff" * 4, id="cssa"),
+        pytest.param(40, b"\xff" * 8, id="aep"),
+    ],
+)
+def test_eadd_clears_what_of_a_tcs_is_not_the_loaders_to_say(at, value):
     enclave = made.built(made.cpu())
-    enclave.add(Pages(0x2000, TCS, 1, tcs((at, b"\xff" * size))))
+    enclave.add(Pages(0x2000, TCS, 1, tcs((at, value))))
     clean = measure(made.SIZE, 1, (*made.LOAD, Pages(0x2000, TCS, 1, tcs())))
     enclave.init(made.signed(enclave_hash=clean).build())
     assert enclave.secs is not None

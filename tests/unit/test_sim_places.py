@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from kubenclave.errors import PlatformError
-from kubenclave.local.state import StateDirectory
+from kubenclave.errors import PlatformError, UsageError
+from kubenclave.local.state import MAX_SOCKET_PATH, StateDirectory, locate
 from kubenclave.platform.simulated.places import cpu_socket, make_folders, provision_socket
 
 
@@ -48,3 +48,13 @@ def test_something_else_in_the_place_of_a_folder_is_told(tmp_path):
     with pytest.raises(PlatformError) as caught:
         make_folders(tmp_path)
     assert caught.value.code == "simstate.unusable"
+
+
+def test_a_state_folder_that_is_accepted_leaves_room_for_each_socket():
+    longest = "/" + "d" * 60
+    state = locate(longest, {})
+    for path in (state.cpu_socket, state.provision_socket):
+        beside = path.with_name(f".{path.name}.abc")  # a socket is bound beside its place
+        assert len(str(beside)) <= MAX_SOCKET_PATH
+    with pytest.raises(UsageError):
+        locate(longest + "d" * 2, {})

@@ -45,8 +45,10 @@ _XSAVE_END: Final = {
 _XSAVE_LEGACY: Final = 576
 _GPR_SIZE: Final = 184
 _EXINFO_SIZE: Final = 16
-# TCS: STATE, CSSA and AEP are the CPU's own; nothing stands behind GSLIMIT, with CET behind OCETSSA.
+# TCS: STATE, CSSA and AEP are the CPU's own, DBGOPTIN a debugger's; nothing stands behind GSLIMIT, with CET OCETSSA.
 _TCS_CLEARED: Final = ((0, 8), (24, 4), (40, 8))
+_TCS_FLAGS: Final = 8
+_DBGOPTIN: Final = 1
 _TCS_END: Final = 72
 _TCS_END_CET: Final = 80
 _MAX_SIZE_64: Final = 1 << 56
@@ -325,6 +327,7 @@ def _as_added(pages: Pages, flags: int) -> Pages:
             raise general_protection(f"the TCS at {pages.offset + start:#x} has reserved bytes that are not zero")
         for at, size in _TCS_CLEARED:
             content[start + at : start + at + size] = bytes(size)
+        content[start + _TCS_FLAGS] &= ~_DBGOPTIN
     return replace(pages, content=bytes(content))
 
 
