@@ -2,11 +2,13 @@
 """The health endpoint against proper, hostile and slow clients."""
 
 import asyncio
+import errno
 import http.client
 import os
 import socket
 import stat
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -106,21 +108,84 @@ def test_peer_that_leaves_at_once_costs_nothing(short_tmp: Path) -> None:
     serve(short_tmp / "s", dialogue)
 
 
-def test_connections_are_bounded_and_come_free_again(short_tmp: Path) -> None:
+def test_who_says_nothing_makes_room_for_who_asks(short_tmp: Path) -> None:
     path = short_tmp / "s"
 
     async def dialogue() -> None:
         held = [await asyncio.open_unix_connection(path) for _ in range(2)]
-        await asyncio.sleep(0.05)
-        reader, writer = await asyncio.open_unix_connection(path)
-        assert await reader.read() == b""
-        writer.close()
-        for _, one in held:
-            one.close()
-        await asyncio.sleep(0.05)
-        assert (await talk(path, b"GET /healthz HTTP/1.0\r\n\r\n")).endswith(b"ok\n")
+        for _ in range(3):
+            assert (await talk(path, b"GET /healthz HTTP/1.0\r\n\r\n")).endswith(b"ok\n")
+        oldest, _ = held[0]
+        assert await oldest.read() == b""
+        held[1][1].write(b"GET /healthz HTTP/1.0\r\n\r\n")  # one was enough, so the other still has its place
+        assert (await held[1][0].read()).endswith(b"ok\n")
+        for _, writer in held:
+            writer.close()
 
     serve(path, dialogue, HealthServer(ROUTES, max_connections=2))
+
+
+def test_a_flood_of_silent_connections_does_not_keep_out_a_probe(short_tmp: Path) -> None:
+    path = short_tmp / "s"
+
+    async def dialogue() -> None:
+        held = []
+        for _ in range(5):
+            held += [await asyncio.open_unix_connection(path) for _ in range(60)]
+            assert (await talk(path, b"GET /healthz HTTP/1.0\r\n\r\n")).endswith(b"ok\n")
+        for _, writer in held:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    serve(path, dialogue, HealthServer(ROUTES, deadline=30))
+
+
+def test_a_socket_that_cannot_be_removed_any_more_is_left(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that has become read-only: the daemon has better things to do than to end by that."""
+    listener, who = sockets.take(short_tmp / "s", 0o600)
+
+    def refuse(_path: Path) -> None:
+        raise OSError(errno.EROFS, "read-only")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        sockets.remove(short_tmp / "s", who)
+    assert sockets.identity(short_tmp / "s") == who
+    listener.close()
+
+
+def test_who_loses_the_place_at_once_does_not_take_the_others_socket_for_its_own(short_tmp: Path, monkeypatch) -> None:
+    """Two daemons race for one path: between the renaming of one and its next step the other renames too."""
+    path = short_tmp / "s"
+    rename = Path.rename
+    others = []
+
+    def rename_and_lose(beside: Path, target: Path) -> Path:
+        renamed = rename(beside, target)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", rename)
+            others.append(sockets.take(path, 0o600))
+        return renamed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename_and_lose)
+        listener, who = sockets.take(path, 0o600)
+    (other, winner) = others[0]
+    sockets.remove(path, who)
+    assert sockets.identity(path) == winner != who
+    listener.close()
+    other.close()
+
+
+def test_without_descriptors_there_is_an_error_of_ours(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr("kubenclave.platform.sockets.socket.socket", refuse)
+    with pytest.raises(PlatformError, match="too many open files") as caught:
+        sockets.take(short_tmp / "s", 0o600)
+    assert caught.value.code == "socket.listen"
 
 
 def test_tcp_serves_an_ordinary_http_client() -> None:

@@ -37,8 +37,7 @@ class ControlServer:
     @asynccontextmanager
     async def serving(self, path: Path) -> AsyncIterator[None]:
         """Serve at ``path``, for its owner only, inside the block. Raises PlatformError where that cannot be."""
-        listener = sockets.listen(path, 0o600)
-        who = sockets.identity(path)
+        listener, who = sockets.take(path, 0o600)
         server = await asyncio.start_unix_server(self._connected, sock=listener, limit=control.MAX_LINE)
         try:
             yield

@@ -2,7 +2,8 @@
 """HTTP endpoint of a node daemon: a handful of GET routes over a Unix socket, or TCP where wanted.
 
 One request per connection; head sizes, connections and time are bounded, so that nobody who may connect can hold
-the daemon up.
+the daemon up. When there are too many connections the oldest goes: it is one whose peer keeps us waiting, for a
+request that is there is answered at once.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ Route = Callable[[], tuple[int, str, bytes]]
 """Returns status, content type and body; must not block."""
 
 MAX_HEAD: Final = 8192
-MAX_CONNECTIONS: Final = 32
+MAX_CONNECTIONS: Final = 128
 DEADLINE: Final = 5.0
 
 TEXT: Final = "text/plain; charset=utf-8"
@@ -33,14 +34,14 @@ class HealthServer:
         self, routes: Mapping[str, Route], *, max_connections: int = MAX_CONNECTIONS, deadline: float = DEADLINE
     ) -> None:
         self._routes = dict(routes)
-        self._free = max_connections
+        self._most = max_connections
+        self._open: dict[asyncio.Task[None], None] = {}  # in the order of their coming
         self._deadline = deadline
 
     @asynccontextmanager
     async def on_unix_socket(self, path: Path, mode: int = 0o660) -> AsyncIterator[None]:
         """Serve at ``path`` inside the block. Raises PlatformError where no socket can be made."""
-        listener = sockets.listen(path, mode)
-        who = sockets.identity(path)
+        listener, who = sockets.take(path, mode)
         server = await asyncio.start_unix_server(self._connected, sock=listener, limit=MAX_HEAD)
         try:
             yield
@@ -58,17 +59,20 @@ class HealthServer:
             server.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "asyncio runs this in a task"
+        if len(self._open) >= self._most:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.cancel()
+        self._open[task] = None
         try:
-            if self._free:
-                self._free -= 1
-                try:
-                    async with asyncio.timeout(self._deadline):
-                        await self._exchange(reader, writer)
-                finally:
-                    self._free += 1
+            async with asyncio.timeout(self._deadline):
+                await self._exchange(reader, writer)
         except (OSError, TimeoutError, asyncio.CancelledError):
-            writer.transport.abort()  # cancelled: the daemon ends, of which Python 3.11 would make an error report
+            writer.transport.abort()  # cancelled: by us, or the daemon ends, which Python 3.11 would report as an error
         finally:
+            self._open.pop(task, None)
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Never, Protocol, TypeVar
+from typing import Any, Final, Never, Protocol, TypeVar
 
 import structlog
 from grpclib.client import Channel
@@ -256,6 +256,51 @@ class _Service(DevicePluginBase):
         await _answer(stream, lambda _: pb.PreStartContainerResponse())
 
 
+class _OneWrite(asyncio.Transport):
+    """Sends in one piece what is written in one turn of the loop.
+
+    An answer is three writes to grpclib (headers, message, trailers): each would be a system call, and wake the caller.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._transport = transport
+        self._pending: list[bytes | bytearray | memoryview] = []
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return what the real transport knows."""
+        return self._transport.get_extra_info(name, default)
+
+    def is_closing(self) -> bool:
+        """Tell whether nothing more can be sent."""
+        return self._transport.is_closing()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send ``data`` at the end of this turn."""
+        if not self._pending:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._pending.append(data)
+
+    def close(self) -> None:
+        """Send what is left, and close."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._pending:
+            self._transport.write(b"".join(self._pending))
+            self._pending.clear()
+
+
+class _Connection(H2Protocol):
+    """grpclib's side of a connection, with fewer writes."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin with a transport that gathers writes."""
+        assert isinstance(transport, asyncio.Transport), "of a stream socket"
+        super().connection_made(_OneWrite(transport))
+
+
 class _Server(Server):
     """grpclib's server, with a stop that hangs up: a peer has to see its streams end."""
 
@@ -264,7 +309,8 @@ class _Server(Server):
         self._connections: weakref.WeakSet[H2Protocol] = weakref.WeakSet()
 
     def _protocol_factory(self) -> H2Protocol:
-        connection = super()._protocol_factory()
+        made = super()._protocol_factory()
+        connection = _Connection(made.handler, made.config, made.h2_config)
         self._connections.add(connection)
         return connection
 
@@ -278,10 +324,9 @@ class _Server(Server):
 
 
 @asynccontextmanager
-async def _serving(service: _Service, path: Path) -> AsyncIterator[sockets.Identity | None]:
+async def _serving(service: _Service, path: Path) -> AsyncIterator[sockets.Identity]:
     """Serve at ``path`` inside the block; yields who is there, to recognise it by."""
-    listener = sockets.listen(path, 0o600)
-    who = sockets.identity(path)
+    listener, who = sockets.take(path, 0o600)
     server = _Server(service)
     try:
         await server.start(sock=listener)

@@ -14,31 +14,42 @@ Identity = tuple[int, int, int]
 
 
 def listen(path: Path, mode: int, backlog: int = 128, *, owner: tuple[int, int] | None = None) -> socket.socket:
-    """Return a listening socket at ``path``, whatever was there before, with ``owner`` (user id, group id; -1: ours).
+    """Return the socket of ``take``, for those who do not ask later whether it is still theirs."""
+    return take(path, mode, backlog, owner=owner)[0]
+
+
+def take(
+    path: Path, mode: int, backlog: int = 128, *, owner: tuple[int, int] | None = None
+) -> tuple[socket.socket, Identity]:
+    """Listen at ``path``, whatever was there before, with ``owner`` (user id, group id; -1: ours).
 
     It is bound beside ``path`` and renamed over it, so a client meets either the old or the new one, and never one
-    with other permissions. Raises PlatformError when the place cannot be used.
+    with other permissions. Returns the socket and who it is; asking the path for that would be too late, for somebody
+    else may take it meanwhile. Raises PlatformError when the place cannot be used.
     """
     beside = path.with_name(f".{path.name}.{os.urandom(2).hex()[:3]}")  # of its own: two may start at the same time
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    listener = None
     try:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         beside.unlink(missing_ok=True)
         listener.bind(os.fspath(beside))
         if owner is not None:
             os.chown(beside, *owner)
         beside.chmod(mode)
         listener.listen(backlog)
+        who = _identity(beside.lstat())
         beside.rename(path)
     except OSError as error:
-        listener.close()
-        with suppress(OSError):
-            beside.unlink()
+        if listener is not None:
+            listener.close()
+            with suppress(OSError):
+                beside.unlink()
         raise PlatformError(
             f"cannot listen at {path}: {error.strerror or error}",
             code="socket.listen",
             hint="the folder has to exist and be writable; a path may have 100 characters at most",
         ) from error
-    return listener
+    return listener, who
 
 
 def identity(path: Path) -> Identity | None:
@@ -49,10 +60,18 @@ def identity(path: Path) -> Identity | None:
         return None
     if not stat.S_ISSOCK(status.st_mode):
         return None
-    return status.st_dev, status.st_ino, status.st_mtime_ns
+    return _identity(status)
 
 
 def remove(path: Path, who: Identity | None) -> None:
-    """Remove the socket at ``path`` if it still is the one named, so that a successor keeps its own."""
+    """Remove the socket at ``path`` if it still is the one named, so that a successor keeps its own.
+
+    One that cannot be removed any more, as on a disk that has become read-only, stays: whoever comes next replaces it.
+    """
     if who is not None and identity(path) == who:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino, status.st_mtime_ns

@@ -99,8 +99,7 @@ class Place:
     async def claim(self) -> socket.socket:
         """Return a listening socket to which the path leads from now on. Raises PlatformError if that cannot be."""
         before = await self.check()
-        listener = sockets.listen(self._path, self._mode, BACKLOG, owner=self._owner)
-        self._who = sockets.identity(self._path)
+        listener, self._who = sockets.take(self._path, self._mode, BACKLOG, owner=self._owner)
         _log.info("socket.listening", path=str(self._path), taken_over_from=before.value)
         return listener
 
