@@ -128,10 +128,11 @@ def helper(
     backend: str = "simulated",
     ready: bool = True,
     group: bool = False,
+    prefix: tuple[str, ...] = (),
 ) -> Iterator[Helper]:
     """Run a helper on ``folder/a`` with the test worker and its arguments; ``worker`` None leaves the backend's own.
 
-    It leads a process group of its own if ``group``.
+    It leads a process group of its own if ``group``; ``prefix`` is a program that starts it.
     """
     number = next(_numbers)
     health, log = folder / f"h{number}", folder / f"log{number}"
@@ -140,6 +141,7 @@ def helper(
         argv = [sys.executable, "-m", "kubenclave.node.helper", *arguments]
     else:
         argv = [sys.executable, "-c", START, sys.executable, str(TEST_WORKER), *worker, "--", *arguments]
+    argv = [*prefix, *argv]
     with log.open("wb") as stderr, subprocess.Popen(argv, stderr=stderr, process_group=0 if group else None) as process:
         try:
             one = Helper(process, folder / "a", health, log)

@@ -455,6 +455,30 @@ def test_bad_peers_cost_the_others_nothing(short_tmp):
         assert one.metric("kubenclave_aesm_open_connections") <= 64 + 30
 
 
+def test_a_flood_that_takes_every_descriptor_leaves_some_for_another_worker(short_tmp):
+    few = (sys.executable, "-c", FEW_DESCRIPTORS)
+    with helper(short_tmp, prefix=few) as one, ExitStack() as stack:
+        for _ in range(90):
+            stack.enter_context(connect(one.socket))
+        (worker,) = (int(text) for text in children(one.process.pid))
+        os.kill(worker, signal.SIGKILL)
+        for _ in range(20):
+            stack.enter_context(connect(one.socket))
+        eventually(lambda: one.metric("kubenclave_quote_worker_restarts_total") == 1)
+        one.wait_ready()
+        assert error_of(one.socket, quote()) is AesmError.SUCCESS
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+FEW_DESCRIPTORS = """\
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
 FLOOD = """\
 import socket, sys, time
 path, frame, count = sys.argv[1], bytes.fromhex(sys.argv[2]), int(sys.argv[3])

@@ -307,6 +307,43 @@ def test_running_out_of_descriptors_costs_a_silent_peer_its_place(short_tmp):
     run(dialogue)
 
 
+def test_connections_are_bounded_altogether_and_the_silent_make_room(short_tmp):
+    async def dialogue() -> None:
+        async with rig(short_tmp, connections=3) as one:
+            one.keep = True
+            silent = one.peer()
+            await eventually_async(lambda: one.server.connections == 1)
+            asking = [one.peer(REQUEST) for _ in range(4)]
+            assert await one.read(silent) == b""
+            await eventually_async(lambda: len(one.kept) == 3)
+            await asyncio.sleep(0.12)  # longer than the pause: the fourth stays in the kernel's line
+            assert (len(one.kept), one.server.connections) == (3, 3)
+            one.kept[0].answer(b"answer")
+            assert await one.read(asking[0]) == b"answer"
+            await eventually_async(lambda: len(one.kept) == 4)
+            for peer in asking[1:]:
+                peer.close()
+
+    run(dialogue)
+
+
+def test_who_does_not_take_a_reply_makes_room_when_nobody_is_silent(short_tmp):
+    async def dialogue() -> None:
+        async with rig(short_tmp, connections=1) as one:
+            one.answer = bytes(1 << 22)
+            greedy = one.peer(REQUEST)
+            await eventually_async(lambda: one.server.connections == 1)
+            one.keep = True
+            asking = one.peer(REQUEST)
+            await one.ended("crowded_out")
+            assert one.server.connections == 1
+            one.kept[1].answer(b"answer")
+            assert await one.read(asking) == b"answer"
+            greedy.close()
+
+    run(dialogue)
+
+
 def test_closing_while_accept_pauses_leaves_nothing_behind(short_tmp):
     async def dialogue() -> None:
         async with rig(short_tmp) as one:

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -22,7 +23,7 @@ from kubenclave.node.health import JSON, TEXT, HealthServer, Route
 from kubenclave.node.quotehelper import status
 from kubenclave.node.quotehelper.options import Options, parse
 from kubenclave.node.quotehelper.place import Place
-from kubenclave.node.quotehelper.server import AesmServer
+from kubenclave.node.quotehelper.server import AesmServer, ServerLimits
 from kubenclave.node.quotehelper.service import QuoteService
 from kubenclave.node.quotehelper.status import Reason
 from kubenclave.node.quotehelper.worker import Worker, WorkerState
@@ -32,6 +33,8 @@ WATCH_SECONDS: Final = 1.0
 LINGER_SECONDS: Final = 0.2
 PATIENCE_SECONDS: Final = 5.0
 HANDOVER_STEP: Final = 0.05
+RESERVED_DESCRIPTORS: Final = 64
+"""What the worker, the health socket and the loop need, whatever clients hold."""
 
 _log = structlog.get_logger()
 
@@ -186,7 +189,7 @@ def run(options: Options, command: Sequence[str] | None = None) -> int:
     log.configure("quote-helper", simulated=options.simulated)
     if options.simulated:
         _log.warning("platform.simulated", note="SIMULATED platform: nothing is protected by hardware")
-    _allow_many_connections()
+    options = replace(options, server=_within_descriptors(options.server))
     try:
         asyncio.run(serve(options, worker_command(options) if command is None else command))
     except KubenclaveError as error:
@@ -195,10 +198,15 @@ def run(options: Options, command: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _allow_many_connections() -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+def _within_descriptors(limits: ServerLimits) -> ServerLimits:
+    """Allow as many descriptors as we may, and clients no more than leaves some for us."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return limits
+    return replace(limits, connections=min(limits.connections, most - min(RESERVED_DESCRIPTORS, most // 2)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

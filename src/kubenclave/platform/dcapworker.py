@@ -19,6 +19,7 @@ import structlog
 
 from kubenclave import log
 from kubenclave.errors import FormatError
+from kubenclave.platform.parent import die_with_parent
 from kubenclave.wire.aesm_errors import AesmError
 from kubenclave.wire.quoteworker import (
     PUB_KEY_ID_SIZE,
@@ -50,7 +51,6 @@ _INVALID_PARAMETER: Final = 0xE002
 _NOT_INITIALIZED: Final = 0xE00F
 _NO_CERT_DATA: Final = 0xE011
 
-_PR_SET_PDEATHSIG: Final = 1
 _RECEIVE: Final = 64 * 1024
 
 _log = structlog.get_logger()
@@ -219,8 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.configure("dcap-worker")
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the helper, which ends us when nobody waits any more
         signal.signal(number, signal.SIG_IGN)
-    # Even a call that hangs must not outlive the helper, with an enclave in EPC.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    die_with_parent(signal.SIGKILL)  # even a call that hangs must not outlive the helper, with an enclave in EPC
     source = QuoteSource(given.library)
     with socket.socket(fileno=given.fd) as stream:
         return serve(stream, lambda request: answer(source, request))

@@ -27,13 +27,18 @@ _CREDENTIALS: Final = struct.Struct("=iII")
 _RECEIVE: Final = 8192
 _BATCH: Final = 64
 _ACCEPT_PAUSE: Final = 0.05
+_COMPLAINT_PAUSE: Final = 10.0
 _DRAIN_STEP: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
-    """Bounds of what peers can hold: connections that owe us a request or do not take their reply, and for how long."""
+    """Bounds of what peers can hold: connections that owe us a request or do not take their reply, and for how long.
 
+    ``connections`` is the bound of all together, so that descriptors are left for the rest of the process.
+    """
+
+    connections: int = 4096
     unread: int = 512
     unwritten: int = 256
     seconds: float = 5.0
@@ -82,6 +87,7 @@ class AesmServer:
         self._silent: Final = Crowd[Connection]()
         self._listener: socket.socket | None = None
         self._resume: asyncio.TimerHandle | None = None
+        self._complained = float("-inf")
 
     @property
     def connections(self) -> int:
@@ -157,6 +163,9 @@ class AesmServer:
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_BATCH):  # others have to get their turn
+            if self.connections >= self._limits.connections and not (self._unread or self._unwritten):
+                self._pause(listener, "all connections wait for their answers")
+                return
             try:
                 sock, _address = listener.accept()
             except BlockingIOError:
@@ -164,33 +173,43 @@ class AesmServer:
             except ConnectionError:
                 continue
             except OSError as error:
-                self._pause(listener, error)
+                self._pause(listener, str(error.strerror))
+                self._make_room()
                 return
             self._adopt(sock)
+            if self.connections > self._limits.connections:
+                self._make_room()
 
-    def _pause(self, listener: socket.socket, error: OSError) -> None:
-        """Wait for descriptors to become free, and see to it that one does."""
-        _log.warning("aesm.accept-failed", error=error.strerror, connections=self.connections)
+    def _pause(self, listener: socket.socket, reason: str) -> None:
+        """Wait for connections to end: who comes meanwhile stays in the kernel's line."""
         loop = asyncio.get_running_loop()
+        if loop.time() >= self._complained + _COMPLAINT_PAUSE:
+            self._complained = loop.time()
+            _log.warning("aesm.accept-failed", error=reason, connections=self.connections)
         loop.remove_reader(listener)
         self._resume = loop.call_later(_ACCEPT_PAUSE, self._listen)
-        self._crowd_out(self._silent.oldest_of_largest())
+
+    def _make_room(self) -> None:
+        """End a connection whose peer keeps us waiting, if there is one."""
+        if (silent := self._silent.oldest_of_largest()) is not None:
+            self._crowd_out(silent)
+        elif (oldest := self._unwritten.oldest()) is not None:
+            self._end_writing(oldest, "crowded_out")
 
     def _adopt(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         connection = Connection(self, sock)
         if self._read(connection):  # mostly: the request is there already, which saves the selector's work
             return
-        if len(self._unread) >= self._limits.unread:
-            self._crowd_out(self._silent.oldest_of_largest())
+        if len(self._unread) >= self._limits.unread and (silent := self._silent.oldest_of_largest()) is not None:
+            self._crowd_out(silent)
         self._unread.add(connection)
         self._silent.add(connection.peer, connection)
         asyncio.get_running_loop().add_reader(sock, self._read, connection)
 
-    def _crowd_out(self, connection: Connection | None) -> None:
-        if connection is not None:
-            self._heard(connection)
-            self._close(connection, "crowded_out")
+    def _crowd_out(self, connection: Connection) -> None:
+        self._heard(connection)
+        self._close(connection, "crowded_out")
 
     def _heard(self, connection: Connection) -> None:
         """Stop waiting for a request."""
@@ -228,7 +247,6 @@ class AesmServer:
     def _write_later(self, connection: Connection, rest: bytes) -> None:
         self._waiting.discard(connection)
         if len(self._unwritten) >= self._limits.unwritten and (oldest := self._unwritten.oldest()) is not None:
-            self._unwritten.discard(oldest)
             self._end_writing(oldest, "crowded_out")
         self._unwritten.add(connection)
         connection.unsent = rest

@@ -126,7 +126,11 @@ class Worker:
             await asyncio.sleep(delay)
 
     async def _one_life(self) -> None:
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            _log.error("worker.not-started", program=self._argv[0], error=error.strerror)
+            return
         process: subprocess.Popen[bytes] | None = None
         try:
             with theirs:

@@ -17,6 +17,7 @@ import structlog
 
 from kubenclave import log
 from kubenclave.errors import FormatError, KubenclaveError, UnreachableError
+from kubenclave.platform.parent import die_with_parent
 from kubenclave.platform.simcpu import Enclave
 from kubenclave.platform.simulated.enclaves import EnclaveImage
 from kubenclave.platform.simulated.quoting import QuotingEnclave
@@ -124,6 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     log.configure("quote-worker", simulated=True)
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the helper, which closes the stream when it has drained
         signal.signal(number, signal.SIG_IGN)
+    die_with_parent(signal.SIGKILL)  # stopped or waiting for the CPU, it must not outlive the helper, with EPC
     with socket.socket(fileno=options.fd) as helper:
         return Worker(options.provision_socket, helper).run()
 
