@@ -41,7 +41,7 @@ def configure(service: str, *, simulated: bool = False, json: bool | None = None
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             add_fixed,
-            *([structlog.processors.format_exc_info] if as_json else []),
+            *([structlog.processors.format_exc_info] if as_json else [_unobeyed]),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -49,6 +49,14 @@ def configure(service: str, *, simulated: bool = False, json: bool | None = None
         cache_logger_on_first_use=False,  # module-level loggers follow a later configure()
     )
     logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
+
+
+def _unobeyed(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Escape in texts what a terminal would obey: names in them may be other people's."""
+    return {
+        key: value.encode("unicode_escape").decode() if isinstance(value, str) and not value.isprintable() else value
+        for key, value in event.items()
+    }
 
 
 class _Forward(logging.Handler):

@@ -295,6 +295,18 @@ def test_init_containers_run_in_order_and_sidecars_beside_the_rest(up, short_tmp
     assert log.read_text().split("\n") == ["one", "side", "two", "a", "b", "side ends", ""]
 
 
+def test_what_a_manifest_says_is_shown_and_not_obeyed_by_a_terminal(up):
+    title = "\x1b]0;mine\x07"
+    pod = {
+        "kind": "Pod",
+        "metadata": {"name": "p", "annotations": {"sgx.intel.com/quote-provider": title}},
+        "spec": {"initContainers": [{"name": title, "command": ["false"]}], "containers": []},
+    }
+    done = run(up, "-f", "-", input=json.dumps(pod))
+    assert r"init container \x1b]0;mine\x07 ended with exit code 1" in done.stderr
+    assert "\x1b" not in done.stderr
+
+
 def test_an_init_container_that_fails_ends_the_pod(up):
     pod = {
         "kind": "Pod",

@@ -272,7 +272,11 @@ sys.exit(2)
         (Command(("no-such-program",), {}), "run.command"),
         (Command(("/etc/passwd",), {}), "run.command"),
         (Command(("true",), {}, cwd="/no/such/folder"), "run.working-dir"),
+        (Command(("true",), {}, cwd="/a\0b"), "run.working-dir"),
+        (Command(("true", "a\0b"), {}), "run.command"),
+        (Command(("true",), {"A": "\ud800"}), "run.command"),
     ],
+    ids=["program", "no-program", "folder", "zero-in-folder", "zero-in-word", "half-character"],
 )
 def test_what_cannot_be_started_is_a_usage_error(command, code):
     with pytest.raises(UsageError) as caught:

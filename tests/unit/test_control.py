@@ -65,6 +65,24 @@ def test_what_nobody_would_read_is_not_sent():
     assert caught.value.code == "control.size"
 
 
+def deep(levels: int) -> list[object]:
+    inner: list[object] = []
+    for _ in range(levels):
+        inner = [inner]
+    return inner
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["\ud800", {None: 1}, object(), deep(99_999)],
+    ids=["half-character", "key", "object", "depth"],
+)
+def test_what_json_cannot_hold_is_a_format_error(odd):
+    with pytest.raises(FormatError) as caught:
+        control.encode(control.LeaseRequest(pod={"x": odd}))
+    assert caught.value.code == "control.encode"
+
+
 @given(st.binary(max_size=200) | st.just(b"[" * 200_000))
 def test_garbage_is_a_format_error(line):
     for decode in (control.decode_request, control.decode_reply):

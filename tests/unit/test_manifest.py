@@ -107,6 +107,8 @@ def test_what_needs_a_cluster_is_refused(container, code):
         {"name": "a", "command": ["x"], "env": [{"name": "A", "value": 1}]},
         {"name": "a", "command": ["x"], "env": [{"name": "A=B"}]},
         {"name": "a", "command": ["x"], "workingDir": 1},
+        {"name": "a", "command": ["x"], "workingDir": "/a\0b"},
+        {"name": "a", "command": ["x"], "env": [{"name": "A", "value": "a\0b"}]},
     ],
 )
 def test_wrong_shapes_are_format_errors(container):
@@ -147,6 +149,10 @@ def test_the_grace_is_the_pods_within_bounds():
         (b"a: !!timestamp never", "manifest.yaml"),
         (b"a: !!float ''", "manifest.yaml"),
         (b"\xff\xfe\xff", "manifest.yaml"),
+        (b"kind: Pod\nkind: Pod", "manifest.yaml"),
+        (b"kind: Pod\nspec: {null: a}", "manifest.yaml"),
+        (b"kind: Pod\nspec: {on: a}", "manifest.yaml"),
+        (b"kind: Pod\nspec: {a: '\\ud800'}".replace(b"'", b'"'), "manifest.yaml"),
         (b"!!python/object/apply:os.system [ls]", "manifest.yaml"),
         (b" " * (manifest.MAX_MANIFEST + 1), "manifest.size"),
     ],

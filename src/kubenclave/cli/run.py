@@ -65,7 +65,7 @@ def command(
         pod = manifest.from_command(command_line, epc=epc, quote=quote, provision=provision, env=env, name=name)
     else:
         raise UsageError("nothing to run", code="cli.misuse", hint="kubenclave run --epc 64Mi -- COMMAND")
-    outcome = run.run(pod, directory, isolation=Isolation(isolation), output_to_stderr=kit.wants_json(), say=kit.say)
+    outcome = run.run(pod, directory, isolation=Isolation(isolation), output_to_stderr=kit.wants_json(), say=_say)
     if kit.wants_json():
         document = {
             "exit_code": outcome.exit_code,
@@ -77,6 +77,11 @@ def command(
         }
         kit.emit(document, "")
     kit.finish(outcome.exit_code)
+
+
+def _say(text: str) -> None:
+    """Say what may quote the manifest, which is not for a terminal to obey."""
+    kit.say(kit.printable(text))
 
 
 def _variable(text: str) -> tuple[str, str]:

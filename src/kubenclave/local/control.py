@@ -104,8 +104,11 @@ _REPLIES: Final = msgspec.json.Decoder(Reply)
 
 
 def encode(message: Request | Reply) -> bytes:
-    """Return one line. Raises FormatError when it would be longer than anybody reads."""
-    line = _ENCODER.encode(message) + b"\n"
+    """Return one line. Raises FormatError when it would be longer than anybody reads, or is nothing that JSON has."""
+    try:
+        line = _ENCODER.encode(message) + b"\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FormatError(f"cannot be said in JSON: {error}", code="control.encode") from error
     if len(line) > MAX_LINE:
         raise FormatError(
             "too large for the control socket",

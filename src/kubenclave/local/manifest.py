@@ -91,13 +91,32 @@ def from_yaml(text: bytes) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader without aliases: a few lines of them can stand for more than any memory."""
+    """The safe loader for what JSON can hold: keys are texts and differ.
+
+    Without aliases: a few lines of them can stand for more than any memory.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not read; write the value again")
         node: yaml.Node | None = super().compose_node(parent, index)
         return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if odd := [key for key in keys if not isinstance(key, str)]:
+            raise yaml.YAMLError(f"not a text: the key {odd[0]!r} (quote it)")
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.YAMLError(f"the key {twice!r} is there twice")
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        if isinstance(value, str):
+            value.encode()  # "\ud800" is half a character; raises ValueError
+        return value
 
 
 def programs(pod: Mapping[str, Any]) -> tuple[Program, ...]:
@@ -151,6 +170,8 @@ def _program(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Program:
         raise _wrong(f"container {name}: env", "a list of objects", type(entries).__name__)
     for entry in entries:
         key, value = _variable(pod, name, entry)
+        if "\0" in value:
+            raise _wrong(f"container {name}: env {key}", "a text without zero bytes", repr(value)[:100])
         env[key] = expand(value, env)
     words = [*_words(container, "command"), *_words(container, "args")]
     if not container.get("command"):
@@ -160,8 +181,8 @@ def _program(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Program:
             hint="images are not pulled here, so their entrypoint is not known: write it under command",
         )
     cwd = container.get("workingDir")
-    if cwd is not None and not isinstance(cwd, str):
-        raise _wrong(f"container {name}: workingDir", "a string", type(cwd).__name__)
+    if cwd is not None and (not isinstance(cwd, str) or "\0" in cwd):
+        raise _wrong(f"container {name}: workingDir", "a path", repr(cwd)[:100])
     return Program(name, tuple(expand(word, env) for word in words), env, cwd)
 
 

@@ -168,9 +168,11 @@ def _child(command: Command, seen: View | None, line: _Line) -> NoReturn:
         if os.getppid() != parent:
             os._exit(_FAILED)
         os.execvpe(command.argv[0], list(command.argv), dict(command.env))  # noqa: S606  # no shell is wanted
-    except OSError as error:
-        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-        details = {"stage": stage, "reason": error.strerror or str(error), "path": where}
+    except (OSError, ValueError, RuntimeError) as error:  # the last two: words with a zero byte, links in a circle
+        name = error.filename if isinstance(error, OSError) else None
+        where = os.fsdecode(name) if isinstance(name, str | bytes) else ""
+        reason = error.strerror if isinstance(error, OSError) else None
+        details = {"stage": stage, "reason": reason or str(error), "path": where}
         os.write(line.writer, json.dumps(details).encode())
     finally:
         os._exit(_FAILED)
