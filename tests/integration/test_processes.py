@@ -2,6 +2,7 @@
 """Daemons as children: started, waited for, restarted, stopped, whatever they do."""
 
 import asyncio
+import errno
 import sys
 from pathlib import Path
 
@@ -95,6 +96,28 @@ def test_the_last_started_is_stopped_first(tmp_path):
 
     asyncio.run(scenario())
     assert order.read_text() == "cba"
+
+
+def test_one_that_cannot_be_started_again_now_is_tried_again(tmp_path, monkeypatch):
+    """As when there are no descriptors or no memory for a process."""
+    spawn = asyncio.create_subprocess_exec
+    failures: list[object] = []
+
+    async def refuse_twice(*words, **more):
+        if (tmp_path / "daemon").exists() and len(failures) < 2:
+            failures.append(words)
+            raise OSError(errno.EAGAIN, "no more processes")
+        return await spawn(*words, **more)
+
+    async def scenario() -> None:
+        async with Services(QUICK).running() as services:
+            await services.start(service(tmp_path, ENDS))
+            await eventually_async(lambda: (tmp_path / "daemon").read_text().startswith("xx"))
+            assert services.restarts["daemon"] >= 3
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse_twice)
+    asyncio.run(scenario())
+    assert len(failures) == 2
 
 
 def test_a_program_that_does_not_exist_is_an_error(tmp_path):

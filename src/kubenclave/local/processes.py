@@ -6,10 +6,12 @@ Ctrl-C from them, so that they end when we say so; and if we are killed, the ker
 """
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -82,20 +84,30 @@ class Services:
         pause = self._patience.first_pause
         while True:
             since = loop.time()
-            process = await _spawn(service)
             try:
+                code = await self._one_life(service, started)
+            except OSError as error:  # no memory or descriptors for a process: perhaps there will be
                 if not started.done():
-                    await self._wait_until_ready(service, process)
-                    started.set_result(None)
-                code = await process.wait()
-            finally:
-                await self._stop(service, process)
+                    raise
+                _log.error("daemon.not-started", daemon=service.name, error=error.strerror)
+                code = None
             self._restarts[service.name] += 1
             if loop.time() - since > self._patience.stable:
                 pause = self._patience.first_pause
             _log.warning("daemon.restarting", daemon=service.name, exit_code=code, pause=pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, self._patience.last_pause)
+
+    async def _one_life(self, service: Service, started: "asyncio.Future[None]") -> int:
+        """Run the service once and return its exit code."""
+        process = await _spawn(service)
+        try:
+            if not started.done():
+                await self._wait_until_ready(service, process)
+                started.set_result(None)
+            return await process.wait()
+        finally:
+            await self._stop(service, process)
 
     async def _wait_until_ready(self, service: Service, process: asyncio.subprocess.Process) -> None:
         loop = asyncio.get_running_loop()
@@ -141,9 +153,12 @@ async def _spawn(service: Service) -> asyncio.subprocess.Process:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,  # results for people; what daemons have to say is in their log
         start_new_session=True,
-        preexec_fn=_end_with_parent,
+        preexec_fn=partial(_end_with, os.getpid()),
     )
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: int) -> None:
+    """Tie the process that is about to become a daemon to us."""
     mounts.die_with_parent(signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)  # we went before it asked to be told
