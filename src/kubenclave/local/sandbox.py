@@ -19,10 +19,12 @@ from kubenclave.errors import KubenclaveError, PlatformError, UsageError
 from kubenclave.local import mounts
 from kubenclave.local.mounts import Bind, View
 from kubenclave.platform.aesmclient import DEFAULT_SOCKET, SOCKET_VARIABLE
+from kubenclave.platform.linux import driver
+from kubenclave.platform.sockets import AESM_FOLDER, SIMULATED_FOLDER
 
-SGX_DEVICES: Final = ("/dev/sgx_enclave", "/dev/sgx_provision", "/dev/sgx_vepc", "/dev/isgx")
+SGX_DEVICES: Final = tuple(place for _, place, _ in driver.PLACES)
 SGX_FOLDERS: Final = ("/dev/sgx",)
-SOCKET_FOLDERS: Final = ("/var/run/aesmd", "/run/kubenclave")
+SOCKET_FOLDERS: Final = (AESM_FOLDER, SIMULATED_FOLDER)
 
 # What a process of a user keeps of its environment; everything else has to be asked for.
 KEPT_VARIABLES: Final = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "TERM", "TMPDIR", "TZ", "USER")

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from kubenclave.errors import FormatError, KubenclaveError, PlatformError, UnreachableError
+from kubenclave.platform.sockets import AESM_SOCKET
 from kubenclave.sgx.report import TargetInfo
 from kubenclave.wire import aesm
 from kubenclave.wire.aesm_errors import AesmError
 from kubenclave.wire.aesm_keyid import ECDSA_P256_KEY_ID, KEY_ID_SIZE
 
-DEFAULT_SOCKET: Final = Path("/var/run/aesmd/aesm.socket")
+DEFAULT_SOCKET: Final = Path(AESM_SOCKET)
 SOCKET_VARIABLE: Final = "KUBENCLAVE_AESM_SOCKET"
 DEFAULT_TIMEOUT: Final = 15.0
 

@@ -18,6 +18,12 @@ from typing import Final, Self
 
 from kubenclave.errors import FormatError, PlatformError, UnreachableError
 from kubenclave.platform.base import DriverFlavour, EpcSource, Inventory
+from kubenclave.platform.sockets import (
+    CPU_SOCKET,
+    CPU_SOCKET_VARIABLE,
+    PROVISION_SOCKET,
+    PROVISION_SOCKET_VARIABLE,
+)
 from kubenclave.sgx.attributes import AttributeFlags, Attributes, Xfrm
 from kubenclave.sgx.epc import PAGE_SIZE, EpcSection
 from kubenclave.sgx.keyrequest import KeyRequest
@@ -40,11 +46,9 @@ __all__ = [
     "socket_path",
 ]
 
-CPU_SOCKET_VARIABLE: Final = "KUBENCLAVE_SIM_CPU"
 ENCLAVE_VARIABLE: Final = "KUBENCLAVE_SIM_ENCLAVE"
-PROVISION_SOCKET_VARIABLE: Final = "KUBENCLAVE_SIM_PROVISION"
-DEFAULT_CPU_SOCKET: Final = Path("/run/kubenclave/cpu/cpu.sock")
-DEFAULT_PROVISION_SOCKET: Final = Path("/run/kubenclave/provision/cpu.sock")
+DEFAULT_CPU_SOCKET: Final = Path(CPU_SOCKET)
+DEFAULT_PROVISION_SOCKET: Final = Path(PROVISION_SOCKET)
 DEFAULT_TIMEOUT: Final = 15.0
 DEFAULT_ATTRIBUTES: Final = Attributes(AttributeFlags.MODE64BIT, Xfrm.X87 | Xfrm.SSE)
 

@@ -1,13 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unix sockets by path: made without a moment in which they are absent or too open, and recognised again."""
+"""Unix sockets by path: where they are, made without a moment in which they are absent or too open, and recognised."""
 
 import os
 import socket
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from kubenclave.errors import PlatformError
+
+# Where programs look for the sockets of a node: the same on the node, in containers and in sandboxes. Containers are
+# given the folder, for a socket that is mounted itself is dead for ever once its server has restarted.
+AESM_FOLDER: Final = "/var/run/aesmd"
+AESM_SOCKET: Final = f"{AESM_FOLDER}/aesm.socket"
+"""Compiled into every client of the AESM protocol."""
+
+SIMULATED_FOLDER: Final = "/run/kubenclave"
+"""Everything of a SIMULATED platform."""
+
+CPU_FOLDER: Final = f"{SIMULATED_FOLDER}/cpu"
+CPU_SOCKET: Final = f"{CPU_FOLDER}/cpu.sock"
+CPU_SOCKET_VARIABLE: Final = "KUBENCLAVE_SIM_CPU"
+"""Environment variable that names another CPU socket."""
+
+PROVISION_FOLDER: Final = f"{SIMULATED_FOLDER}/provision"
+PROVISION_SOCKET: Final = f"{PROVISION_FOLDER}/cpu.sock"
+PROVISION_SOCKET_VARIABLE: Final = "KUBENCLAVE_SIM_PROVISION"
+"""Environment variable that names another socket for enclaves with the provisioning key."""
 
 Identity = tuple[int, int, int]
 """Device, inode and time of making: tells a socket from one made anew at the same place. Modes do not matter."""

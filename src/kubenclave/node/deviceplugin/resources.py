@@ -8,19 +8,12 @@ from enum import StrEnum
 from typing import Final
 
 from kubenclave.errors import PlatformError
+from kubenclave.platform import sockets
 from kubenclave.platform.base import CONTAINER_PATHS, DeviceKind, DriverFlavour, Inventory
 from kubenclave.sgx.epc import AZURE_EPC_RESOURCE, ENCLAVE_RESOURCE, PROVISION_RESOURCE, whole_mib
 
 DEFAULT_LIMIT: Final = 110  # what a kubelet runs at most by default, in pods
 MAX_EPC_DEVICES: Final = 4096
-
-AESM_DIRECTORY: Final = "/var/run/aesmd"
-# Folders of the SIMULATED platform's sockets inside containers, and the variables that name the sockets. Always the
-# folder: a socket that is mounted itself is dead for ever once the simulator has restarted.
-SIMULATED_CPU: Final = "/run/kubenclave/cpu"
-SIMULATED_CPU_VARIABLE: Final = "KUBENCLAVE_SIM_CPU"
-SIMULATED_PROVISION: Final = "/run/kubenclave/provision"
-SIMULATED_PROVISION_VARIABLE: Final = "KUBENCLAVE_SIM_PROVISION"
 
 
 class EpcMode(StrEnum):
@@ -155,11 +148,11 @@ def _enclave_grant(inventory: Inventory, offer: Offer) -> Grant:
     mounts = []
     envs = {}
     if offer.aesm_directory is not None:
-        mounts.append(Mount(AESM_DIRECTORY, offer.aesm_directory))
+        mounts.append(Mount(sockets.AESM_FOLDER, offer.aesm_directory))
     if inventory.cpu_socket is not None:
         folder, name = posixpath.split(inventory.cpu_socket)
-        mounts.append(Mount(SIMULATED_CPU, folder))
-        envs[SIMULATED_CPU_VARIABLE] = f"{SIMULATED_CPU}/{name}"
+        mounts.append(Mount(sockets.CPU_FOLDER, folder))
+        envs[sockets.CPU_SOCKET_VARIABLE] = f"{sockets.CPU_FOLDER}/{name}"
     return Grant(envs, tuple(mounts), _device_paths(inventory, DeviceKind.ENCLAVE))
 
 
@@ -168,8 +161,8 @@ def _provision_grant(inventory: Inventory) -> Grant:
     if inventory.provision_socket is None:
         return Grant(devices=devices)
     folder, name = posixpath.split(inventory.provision_socket)
-    envs = {SIMULATED_PROVISION_VARIABLE: f"{SIMULATED_PROVISION}/{name}"}
-    return Grant(envs, (Mount(SIMULATED_PROVISION, folder),), devices)
+    envs = {sockets.PROVISION_SOCKET_VARIABLE: f"{sockets.PROVISION_FOLDER}/{name}"}
+    return Grant(envs, (Mount(sockets.PROVISION_FOLDER, folder),), devices)
 
 
 def _device_paths(inventory: Inventory, kind: DeviceKind) -> tuple[tuple[str, str], ...]:

@@ -15,9 +15,8 @@ from kubenclave.node.quotehelper.place import TakeOver
 from kubenclave.node.quotehelper.server import ServerLimits
 from kubenclave.node.quotehelper.service import ServiceLimits
 from kubenclave.node.quotehelper.worker import STALL_SECONDS
+from kubenclave.platform.sockets import AESM_SOCKET, PROVISION_SOCKET
 
-DEFAULT_SOCKET: Final = "/var/run/aesmd/aesm.socket"
-DEFAULT_PROVISION_SOCKET: Final = "/run/kubenclave/provision/cpu.sock"
 DEFAULT_MODE: Final = 0o666
 
 BACKENDS: Final = ("simulated", "dcap")
@@ -38,7 +37,7 @@ class Options:
 
     socket: Path
     backend: str
-    provision_socket: Path = Path(DEFAULT_PROVISION_SOCKET)
+    provision_socket: Path = Path(PROVISION_SOCKET)
     library: str | None = None
     health_socket: Path | None = None
     mode: int = DEFAULT_MODE
@@ -86,11 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--backend", choices=BACKENDS, required=True, help="Intel's DCAP library, or the SIMULATED platform")
-    add("--socket", type=Path, default=Path(DEFAULT_SOCKET), metavar="PATH", help="AESM socket (%(default)s)")
+    add("--socket", type=Path, default=Path(AESM_SOCKET), metavar="PATH", help="AESM socket (%(default)s)")
     add("--mode", type=_mode, default=DEFAULT_MODE, metavar="OCTAL", help="mode of the AESM socket (666)")
     add("--owner", type=_owner, metavar="USER[:GROUP]", help="owner of the AESM socket (whoever runs this)")
     add("--health-socket", type=Path, metavar="PATH", help="serve /healthz, /readyz, /status and /metrics here")
-    path, text = Path(DEFAULT_PROVISION_SOCKET), "provision socket of the SIMULATED platform (%(default)s)"
+    path, text = Path(PROVISION_SOCKET), "provision socket of the SIMULATED platform (%(default)s)"
     add("--provision-socket", type=Path, default=path, metavar="PATH", help=text)
     add("--library", metavar="FILE", help="DCAP library (libsgx_dcap_ql.so.1)")
     choices = [choice.value for choice in TakeOver]

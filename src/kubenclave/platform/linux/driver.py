@@ -14,6 +14,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from kubenclave.platform.base import DeviceKind, DeviceNode, DriverFlavour
 
@@ -21,7 +22,7 @@ Stat = Callable[[Path], os.stat_result]
 """``os.lstat`` or a stand-in for it: device nodes can be made by root only, tests run as anybody."""
 
 # In order of preference; the flavour is what a real node (not a symlink) at this place tells.
-_PLACES = (
+PLACES: Final = (
     (DeviceKind.ENCLAVE, "/dev/sgx_enclave", DriverFlavour.IN_KERNEL),
     (DeviceKind.ENCLAVE, "/dev/sgx/enclave", DriverFlavour.DCAP),
     (DeviceKind.ENCLAVE, "/dev/isgx", DriverFlavour.ISGX),
@@ -36,7 +37,7 @@ _REGISTERED = ("sgx_enclave", "sgx_provision", "sgx_vepc", "isgx")
 def device_nodes(root: Path, lstat: Stat = os.lstat) -> tuple[DeviceNode, ...]:
     """Return one node for each kind that is there, symlinks followed to the real one."""
     found: dict[DeviceKind, DeviceNode] = {}
-    for kind, place, _ in _PLACES:
+    for kind, place, _ in PLACES:
         if kind not in found and (node := _node(root, place, kind, lstat)) is not None:
             found[kind] = node
     return tuple(found.values())
@@ -47,7 +48,7 @@ def flavour(root: Path, nodes: tuple[DeviceNode, ...]) -> DriverFlavour:
     enclave = next((node.path for node in nodes if node.kind is DeviceKind.ENCLAVE), None)
     if enclave is None:
         return DriverFlavour.NONE
-    told = next((driver for _, place, driver in _PLACES if place == enclave), DriverFlavour.IN_KERNEL)
+    told = next((driver for _, place, driver in PLACES if place == enclave), DriverFlavour.IN_KERNEL)
     if told is DriverFlavour.IN_KERNEL and (root / "sys/module/intel_sgx").is_dir():
         return DriverFlavour.DCAP
     return told
