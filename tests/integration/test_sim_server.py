@@ -18,7 +18,8 @@ import pytest
 
 from kubenclave.errors import PlatformError, UnreachableError
 from kubenclave.platform import sockets
-from kubenclave.platform.simcpu import Enclave
+from kubenclave.platform.base import DeviceKind
+from kubenclave.platform.simcpu import Enclave, SimulatedPlatform
 from kubenclave.platform.simulated.cpu import SoftwareCpu
 from kubenclave.platform.simulated.enclaves import PCE
 from kubenclave.platform.simulated.faults import CpuError
@@ -158,6 +159,13 @@ def test_an_enclave_that_is_the_pce_but_for_the_attribute_has_none_of_its_keys(r
         with pytest.raises(PlatformError) as caught:
             other.key(pck_key_request(made.CPU_SVN))
     assert caught.value.code == "simcpu.invalid-attribute"
+
+
+def test_the_agent_sees_the_provisioning_key_where_its_socket_answers(running):
+    for provision, offered in ((running.provision, True), (running.path.with_name("absent"), False), (None, False)):
+        inventory = SimulatedPlatform(running.path, provision).inventory()
+        assert inventory.offers(DeviceKind.PROVISION) is offered
+        assert inventory.offers(DeviceKind.ENCLAVE)
 
 
 def test_both_sockets_charge_one_epc(running):

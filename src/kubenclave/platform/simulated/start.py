@@ -92,8 +92,9 @@ async def run(directory: Path, epc_bytes: int | None, on_ready: Callable[[Ready]
         async with AsyncExitStack() as stack:
             stack.push_async_callback(server.close)
             for path in (provision, cpu):  # the CPU comes last: where it answers, all is there
-                await server.start(sockets.listen(path, SOCKET_MODE), may_provision=path == provision)
-                stack.callback(sockets.remove, path, sockets.identity(path))
+                listener, who = sockets.take(path, SOCKET_MODE)
+                stack.callback(sockets.remove, path, who)
+                await server.start(listener, may_provision=path == provision)
             _log.info("sim.ready", socket=str(cpu), epc=state.epc_bytes, tcb=state.tcb.value)
             on_ready(Ready(directory, cpu, provision, state))
             _log.info("sim.stopping", signal=await stop)
