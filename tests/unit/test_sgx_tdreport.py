@@ -60,7 +60,10 @@ def test_other_sizes_are_refused(kind: type[TdReport10], size: int, difference: 
     assert caught.value.code == "format.size"
 
 
-@pytest.mark.parametrize(("attributes", "debug"), [(0, False), (1, True), (1 << 28, False), (2**64 - 2, False)])
-def test_the_lowest_bit_and_only_it_means_debug(attributes: int, debug: bool) -> None:
+@pytest.mark.parametrize(
+    ("attributes", "debug"),
+    [(0, False), *((1 << bit, True) for bit in range(8)), (1 << 28, False), (2**64 - 256, False)],
+)
+def test_the_lowest_byte_and_only_it_means_under_debug(attributes: int, debug: bool) -> None:
     data = bytes(120) + attributes.to_bytes(8, "little") + bytes(456)
     assert TdReport10.parse(data).debug is debug

@@ -54,6 +54,10 @@ class TdAttributes(enum.IntFlag):
     PERFMON = 1 << 63
 
 
+_UNDER_DEBUG: int = 0xFF
+"""TUD, the low byte of TDATTRIBUTES: a trust domain with any of these bits is not to be trusted (TDX module spec)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TdReport10:
     """TD report 1.0, 584 bytes. Measurements are SHA-384."""
@@ -87,8 +91,8 @@ class TdReport10:
 
     @property
     def debug(self) -> bool:
-        """Whether the trust domain's memory can be read from outside."""
-        return bool(self.td_attributes & TdAttributes.DEBUG)
+        """Whether the trust domain can be looked into from outside: DEBUG or another bit of its group."""
+        return bool(self.td_attributes & _UNDER_DEBUG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
