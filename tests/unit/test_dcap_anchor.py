@@ -95,3 +95,10 @@ def test_a_simulated_quote_is_refused_under_intels_root():
         kubenclave.verify_quote(evidence.quote, collateral_of(evidence), at=AT, cache=Cache())
     assert refusal.value.code == "pck.untrusted-root"
     assert "--root" in str(refusal.value.hint)
+
+
+def test_pem_where_der_is_expected_is_called_by_its_name():
+    pem = PKI.certificates[Role.ROOT].public_bytes(Encoding.PEM)
+    with pytest.raises(FormatError) as refusal:
+        TrustAnchor.from_certificate(pem)
+    assert refusal.value.found == "PEM"

@@ -190,6 +190,7 @@ def test_advisories_of_every_part_count():
     change = put(qe={"isv_svn": 6})
     assert verify(change, tcb_statuses=statuses, refused_advisories=["INTEL-SA-00001"]).appraised
     assert findings(change, tcb_statuses=statuses, refused_advisories=["INTEL-SA-00615"]) == ["policy.advisory"]
+    assert findings(change, tcb_statuses=statuses, refused_advisories=["intel-sa-00615"]) == ["policy.advisory"]
     old = state(PlatformTcb.OUT_OF_DATE)
     with pytest.raises(PolicyError) as refusal:
         verify(old, tcb_statuses=statuses, refused_advisories=["INTEL-SA-00837", "INTEL-SA-00828"])
@@ -221,7 +222,7 @@ def test_report_data_of_the_policy_is_compared_whole():
     assert verify(report_data=None).report_data_checked is False
     document = {"version": 1, "enclaves": [ENCLAVE], "report_data": good}
     assert appraise.policy_findings(verify().verified, Policy.from_json(json.dumps(document))) == []
-    for other in (good[:-2], good[2:] + "00", good[:-2] + "00", "", "00" * 64):
+    for other in (good[:-2], good[2:] + "00", good[:-2] + "00", "00", "00" * 64):
         shorter = Policy.from_json(json.dumps({**document, "report_data": other}))
         found = appraise.policy_findings(verify().verified, shorter)
         assert [finding.code for finding in found] == ["policy.report-data"]

@@ -7,6 +7,7 @@ import warnings
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
@@ -26,7 +27,7 @@ from kubenclave.dcap.pckext import PckCa
 from kubenclave.errors import TrustError
 from kubenclave.platform.simulated.pki import Role, pem_chain, raw_signature
 from vectors.cases_chain import _builder_of
-from vectors.scene import OTHER_PKI, PCK_KEY, PERIODS, PKI, scene
+from vectors.scene import OTHER_PKI, PCK_KEY, PERIODS, PKI, STRANGER, scene
 
 ANCHOR = TrustAnchor.from_certificate(PKI.root_der)
 ROOT = PKI.certificates[Role.ROOT]
@@ -205,3 +206,79 @@ def test_the_other_s_is_as_good():
     good = raw_signature(PCK_KEY, b"message")
     other = good[:32] + (N - int.from_bytes(good[32:], "big")).to_bytes(32, "big")
     verify_raw_signature(PCK_KEY.public_key(), other, b"message", "it", "quote.signature")
+
+
+def signed_anew(certificate: x509.Certificate, old: bytes, new: bytes, role: Role) -> bytes:
+    """Return the certificate in PEM with other bytes in its signed part, and a signature of the role that holds."""
+    tbs, algorithm = certificate.tbs_certificate_bytes, bytes.fromhex("300a06082a8648ce3d040302")
+    assert (tbs.count(old), len(old)) == (1, len(new))
+    tbs = tbs.replace(old, new)
+    signature = PKI.keys[role].sign(tbs, ec.ECDSA(hashes.SHA256()))
+    content = tbs + algorithm + bytes((0x03, len(signature) + 1, 0)) + signature
+    return armoured(b"\x30\x82" + len(content).to_bytes(2, "big") + content)
+
+
+def serial_of(certificate: x509.Certificate) -> bytes:
+    return b"\x02\x14" + certificate.serial_number.to_bytes(20, "big")
+
+
+VERSION = b"\xa0\x03\x02\x01\x02"
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+@pytest.mark.parametrize("who", ["leaf", "ca", "crl_ca", "tcb_signer"])
+@pytest.mark.parametrize("what", ["negative serial number", "version 1", "version 2"])
+def test_a_certificate_that_its_ca_signed_against_the_rules_is_refused_and_raises_nothing_else(who, what):
+    staged = scene("sgx-v3")
+    certificate = staged.certificate(who)
+    old, new = (
+        (serial_of(certificate), b"\x02\x14\x80" + serial_of(certificate)[3:])
+        if what.startswith("negative")
+        else (VERSION, VERSION[:-1] + bytes([int(what[-1]) - 1]))
+    )
+    bad = signed_anew(certificate, old, new, Role.PLATFORM_CA if who == "leaf" else Role.ROOT)
+    with pytest.raises(TrustError) as refusal:
+        if who == "tcb_signer":
+            verify_tcb_signer(bad, ANCHOR, "TCB info signer", Cache())
+        elif who == "crl_ca":
+            verify_issuer_chain(bad, ANCHOR, Cache())
+        else:
+            others = [staged.certificate(each) for each in ("leaf", "ca") if each != who]
+            verify_pck_chain(bad + pem_chain(*others), ANCHOR, Cache())
+    assert refusal.value.code.endswith(".malformed")
+
+
+@pytest.mark.parametrize("critical", [True, False], ids=["critical", "aside"])
+@pytest.mark.parametrize(
+    "extension",
+    [
+        pytest.param(x509.DeltaCRLIndicator(1), id="delta"),
+        pytest.param(x509.IssuingDistributionPoint(None, None, False, True, None, False, False), id="CAs only"),
+        pytest.param(x509.IssuingDistributionPoint(None, None, False, False, None, True, False), id="indirect"),
+    ],
+)
+def test_a_list_that_covers_only_some_certificates_is_refused(extension, critical):
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(PKI.certificates[Role.PLATFORM_CA].subject)
+        .last_update(PERIODS.issued)
+        .next_update(PERIODS.ends)
+    )
+    for each in x509.load_der_x509_crl(PKI.crl(Role.PLATFORM_CA, PERIODS.issued, PERIODS.ends)).extensions:
+        builder = builder.add_extension(each.value, critical=False)
+    key = PKI.keys[Role.PLATFORM_CA]
+    partial = builder.add_extension(extension, critical=critical).sign(key, hashes.SHA256())
+    issuer = PKI.certificates[Role.PLATFORM_CA].subject.public_bytes()
+    with pytest.raises(TrustError) as refusal:
+        verify_crl(partial.public_bytes(Encoding.DER), "PCK CRL", issuer, key.public_key())
+    assert refusal.value.code == "crl.extensions"
+
+
+def test_an_extension_with_a_number_that_the_library_has_no_name_for_is_refused_and_raises_nothing_else():
+    staged = scene("sgx-v3")
+    tls_feature = x509.UnrecognizedExtension(x509.TLSFeature.oid, bytes.fromhex("3004020200c8"))
+    staged.leaf_changes = {"extra": ((tls_feature, False),)}
+    staged.signers["leaf"] = STRANGER  # it is met before the signature, so anybody can send one
+    with pytest.raises(TrustError) as refusal:
+        verify_pck_chain(pem_chain(*(staged.certificate(name) for name in ("leaf", "ca"))), ANCHOR, Cache())
+    assert refusal.value.code == "pck.malformed"

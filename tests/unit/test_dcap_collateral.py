@@ -2,6 +2,7 @@
 """The flat JSON object of collateral, and the strict reading of all JSON."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -130,3 +131,19 @@ def test_json_at_the_limits_is_read():
 
 def test_it_stands_at_the_top_of_the_package():
     assert kubenclave.Collateral is Collateral
+
+
+def test_a_duplicate_behind_very_many_keys_is_found_without_delay():
+    many = ",".join(f'"{number:x}":0' for number in range(100_000))
+    begin = time.monotonic()
+    with pytest.raises(FormatError) as refusal:
+        load_json(f'{{{many},"1869f":1}}', "collateral")
+    assert (refusal.value.code, refusal.value.field) == ("json.duplicate-key", "'1869f'")
+    assert time.monotonic() - begin < 10  # looking for each key among all the others took a minute
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_parts_that_could_change_under_the_digest_are_not_taken(kind):
+    collateral = Collateral.from_json(json.dumps(GOOD))
+    with pytest.raises(TypeError, match=r"Collateral\.tcb_info has to be bytes"):
+        replace(collateral, tcb_info=kind(collateral.tcb_info))

@@ -143,3 +143,19 @@ def test_every_vector_of_a_malformed_document_is_malformed_by_itself():
             TcbInfo.parse(parts["tcb_info"].encode())
             EnclaveIdentity.parse(parts["qe_identity"].encode())
         assert refusal.value.code == vector.code, vector.name
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"], ids=["first", "last"])
+@pytest.mark.parametrize("name", ["issueDate", "nextUpdate", "tcbDate"])
+def test_a_time_that_utc_cannot_tell_is_malformed(moment, name):
+    document = sgx()
+    (document["tcbLevels"][0] if name == "tcbDate" else document)[name] = moment
+    with pytest.raises(FormatError) as refusal:
+        TcbInfo.parse(compact(document))
+    assert (refusal.value.code, moment in str(refusal.value.found)) == ("tcb-info.malformed", True)
+
+
+def test_what_verdicts_share_cannot_be_changed():
+    identities: Any = TcbInfo.parse(compact(tdx())).module_identities
+    with pytest.raises(TypeError):
+        identities["TDX_01"] = identities["TDX_03"]

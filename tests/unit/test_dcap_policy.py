@@ -5,10 +5,11 @@ import datetime as dt
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 import kubenclave
-from kubenclave.dcap.policy import Policy
+from kubenclave.dcap.policy import EnclaveRule, Hex, MaskedBits, Policy
 from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.errors import FormatError
 from kubenclave.sgx.attributes import AttributeFlags
@@ -167,3 +168,60 @@ def test_report_data_of_64_bytes_is_taken_as_it_is():
 
 def test_it_stands_at_the_top_of_the_package():
     assert kubenclave.Policy is Policy
+
+
+# Policies that are put together in Python
+
+MEASURED = EnclaveRule(mr_enclave=Hex(bytes.fromhex(H32)))
+
+
+def test_one_that_is_put_together_is_the_one_that_is_read():
+    made = Policy(
+        version=1,
+        enclaves=[EnclaveRule(mr_enclave=bytes.fromhex(H32))],  # type: ignore[arg-type]
+        tcb_statuses=["UpToDate"],  # type: ignore[arg-type]
+        misc_select=MaskedBits(mask=b"\xff" * 4, value=bytes(4)),  # type: ignore[arg-type]
+    )
+    assert made == policy(tcb_statuses=["UpToDate"], misc_select={"mask": "ffffffff", "value": "00000000"})
+    assert (type(made.enclaves), type(made.enclaves[0].mr_enclave)) == (tuple, Hex)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param({"enclaves": ()}, id="no enclave"),
+        pytest.param({"enclaves": (EnclaveRule(),)}, id="any enclave"),
+        pytest.param({"enclaves": (EnclaveRule(name="mine"),)}, id="a name alone"),
+        pytest.param({"enclaves": (EnclaveRule(mr_signer=Hex(bytes(32))),)}, id="a signer alone"),
+        pytest.param({"enclaves": MEASURED}, id="a rule for a list"),
+        pytest.param({"version": 2}, id="version"),
+        pytest.param({"tcb_statuses": "OutOfDateConfigurationNeeded"}, id="a text of statuses"),
+        pytest.param({"tcb_statuses": (TcbStatus.REVOKED,)}, id="revoked"),
+        pytest.param({"refused_advisories": "INTEL-SA-00615"}, id="a text of advisories"),
+        pytest.param({"attributes": MaskedBits(Hex(b""), Hex(b""))}, id="empty mask"),
+        pytest.param({"report_data": b""}, id="empty report data"),
+        pytest.param({"report_data": bytes(65)}, id="long report data"),
+        pytest.param({"report_data": bytearray(64)}, id="report data that can change"),
+        pytest.param({"min_tcb_evaluation_data_number": -1}, id="negative number"),
+        pytest.param({"dangerously_accept_expired_collateral_days": "7"}, id="days as a text"),
+    ],
+)
+def test_one_that_is_put_together_is_held_to_the_same_rules(members):
+    with pytest.raises(FormatError) as refusal:
+        Policy(**{"version": 1, "enclaves": (MEASURED,), **members})
+    assert refusal.value.code == "policy.malformed"
+
+
+def test_a_rule_by_itself_is_held_to_its_types():
+    with pytest.raises(FormatError) as refusal:
+        EnclaveRule(isv_prod_id=0x10000)
+    assert (refusal.value.code, str(refusal.value.found).partition(":")[0]) == ("policy.malformed", "isv_prod_id")
+
+
+def test_changing_one_member_is_checked_as_well():
+    with pytest.raises(FormatError):
+        msgspec.structs.replace(policy(), enclaves=(EnclaveRule(),))
+
+
+def test_report_data_of_no_bytes_is_no_policy():
+    assert "report_data" in str(refusal_of(report_data="").found)

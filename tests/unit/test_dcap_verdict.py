@@ -363,3 +363,41 @@ def test_the_recipe_by_itself_takes_an_anchor():
     anchor = TrustAnchor.from_certificate(PKI.root_der)
     verified = verify_only(evidence.quote, collateral_of(evidence), at=AT, anchor=anchor, cache=Cache())
     assert verified.chain.ca.key == PKI.keys[Role.PLATFORM_CA].public_key()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("root", bytearray(PKI.root_der)),
+        ("root", "root.der"),
+        ("pck_chain", "-----BEGIN CERTIFICATE-----"),
+        ("policy", {"version": 1}),
+        ("report_data", "00" * 32),
+        ("report_data", bytearray(64)),
+        ("at", AT.date()),
+        ("at", "2026-01-15T12:00:00Z"),
+        ("minimum_tcb_evaluation_data_number", -1),
+        ("minimum_tcb_evaluation_data_number", None),
+        ("dangerously_accept_expired_collateral", 7),
+    ],
+    ids=str,
+)
+def test_an_argument_of_another_kind_is_said_before_anything_rests_on_it(name, value):
+    with pytest.raises(kubenclave.UsageError) as caught:
+        verify(**{name: value})
+    assert (caught.value.code, caught.value.field) == ("usage.argument", name)
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview, bytes.hex], ids=["bytearray", "memoryview", "hex"])
+def test_a_quote_that_is_not_bytes_is_not_looked_at(kind):
+    evidence = scene("sgx-v3").build()
+    with pytest.raises(kubenclave.UsageError) as caught:
+        verify_quote(kind(evidence.quote), collateral_of(evidence), at=AT, root=evidence.root)
+    assert (caught.value.code, caught.value.field) == ("usage.argument", "quote")
+
+
+def test_collateral_that_was_not_read_is_said_so():
+    evidence = scene("sgx-v3").build()
+    with pytest.raises(kubenclave.UsageError) as caught:
+        verify_quote(evidence.quote, evidence.collateral, at=AT, root=evidence.root)  # type: ignore[arg-type]
+    assert (caught.value.field, caught.value.expected, caught.value.found) == ("collateral", "Collateral", "dict")

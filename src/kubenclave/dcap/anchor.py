@@ -22,6 +22,8 @@ UNREADABLE: Final = (
     x509.ExtensionNotFound,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
+    LookupError,  # a number that has no name there, as an unknown TLS feature
+    OverflowError,
     UserWarning,  # odd serial numbers and names, where a program has made warnings errors
 )
 """What the X.509 library raises of garbage, some of it only on a closer look."""
@@ -91,7 +93,7 @@ class TrustAnchor:
         except InvalidSignature:
             raise _not_a_root("a certificate that somebody else signed") from None
         except UNREADABLE as error:
-            raise _not_a_root(str(error)[:200]) from None
+            raise _not_a_root("PEM" if der[:10] == b"-----BEGIN" else str(error)[:200]) from None
 
     @property
     def public_key_info(self) -> bytes:

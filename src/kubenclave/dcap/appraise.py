@@ -101,7 +101,8 @@ def _tcb_findings(verified: Verified, policy: Policy) -> list[Finding]:
     if status not in policy.tcb_statuses and status is not TcbStatus.REVOKED:
         findings.append(Finding("policy.tcb-status", "TCB status", " or ".join(policy.tcb_statuses), status))
     applying = [each for level in verified.evaluation.levels for each in level.advisories]
-    refused = sorted(set(applying) & set(policy.refused_advisories))
+    unwanted = {each.casefold() for each in policy.refused_advisories}
+    refused = sorted({each for each in applying if each.casefold() in unwanted})
     if refused:
         findings.append(Finding("policy.advisory", "advisories", "none refused by the policy", ", ".join(refused)))
     collateral = verified.collateral

@@ -44,6 +44,7 @@ _REQUIRED: Final = frozenset(
     }
 )
 _REQUIRED_OF_LEAF: Final = _REQUIRED | {SGX_EXTENSION}
+_PARTIAL: Final = frozenset({x509.DeltaCRLIndicator.oid, x509.IssuingDistributionPoint.oid})
 _UNDERSTOOD_WHEN_CRITICAL: Final = frozenset({x509.KeyUsage.oid, x509.BasicConstraints.oid})
 _COMMON_NAME: Final = bytes.fromhex("550403")  # OID 2.5.4.3
 _CA_NAMES: Final = {"Intel SGX PCK Processor CA": PckCa.PROCESSOR, "Intel SGX PCK Platform CA": PckCa.PLATFORM}
@@ -263,17 +264,18 @@ def _verify_crl(data: bytes, what: str, issuer: bytes, issuer_key: ec.EllipticCu
             f"{what} comes from somebody else",
             code="crl.issuer",
             expected=_common_name(issuer),
-            found=crl.issuer.rfc4514_string(),
+            found=crl.issuer.rfc4514_string()[:200],
         )
     extensions = list(crl.extensions)
     present = {extension.oid for extension in extensions}
-    unknown = [extension.oid.dotted_string for extension in extensions if extension.critical]
-    if unknown or not {x509.CRLNumber.oid, x509.AuthorityKeyIdentifier.oid} <= present or crl.next_update_utc is None:
+    # A list that covers only some certificates has to say so critically; one that says so at all is refused.
+    partial = any(extension.critical or extension.oid in _PARTIAL for extension in extensions)
+    if partial or not {x509.CRLNumber.oid, x509.AuthorityKeyIdentifier.oid} <= present or crl.next_update_utc is None:
         raise TrustError(
             f"{what} is not of the kind Intel issues",
             code="crl.extensions",
-            expected="CRL number, authority key identifier, next update and no critical extension",
-            found=", ".join(sorted(oid.dotted_string for oid in present)) or "no extension",
+            expected="CRL number, authority key identifier, next update, all certificates, no critical extension",
+            found=", ".join(sorted(oid.dotted_string for oid in present))[:200] or "no extension",
         )
     if crl.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
         raise _bad_signature(what, "crl.signature")
@@ -342,6 +344,9 @@ def _issued_by_anchor(link: Link, anchor: TrustAnchor, what: str, code: str, *, 
 def _certificate(link: Link, what: str, code: str, *, is_ca: bool) -> Certificate:
     """Check what a certificate says it may do. Raises TrustError."""
     certificate = link.raw
+    if certificate.version is not x509.Version.v3 or certificate.serial_number < 1:
+        # Only version 3 has extensions, and a list could not be searched for a negative number.
+        raise ValueError("version of X.509 or serial number is none that RFC 5280 allows")
     key = _p256(certificate)
     if key is None:
         raise TrustError(f"{what} has the wrong kind of key", code=f"{code}.key", expected="P-256", found="another")

@@ -7,6 +7,7 @@ QE identity as the exact signed text (a string) beside their signatures (hex of 
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Self
 
@@ -41,6 +42,8 @@ class Collateral:
         hashing = hashlib.sha256()
         for name in _NAMES:
             value: bytes = getattr(self, name)
+            if not isinstance(value, bytes):  # a bytearray could change under the digest that caches go by
+                raise TypeError(f"Collateral.{name} has to be bytes, not {type(value).__name__}")
             hashing.update(len(value).to_bytes(8, "big"))
             hashing.update(value)
         object.__setattr__(self, "digest", hashing.digest())
@@ -117,9 +120,9 @@ def _compact(text: bytes) -> Any:
     """
     try:
         document = msgspec.json.decode(text)
+        return document if msgspec.json.encode(document) == text else None
     except (ValueError, RecursionError):
         return None
-    return document if msgspec.json.encode(document) == text else None
 
 
 def _too_deep(what: str) -> FormatError:
@@ -133,8 +136,8 @@ class _DuplicateKeyError(Exception):
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        keys = [key for key, _ in pairs]
-        duplicate = next(key for key in keys if keys.count(key) > 1)
+        # One pass, whoever wrote the text: it may have hundreds of thousands of keys.
+        ((duplicate, _),) = Counter(key for key, _ in pairs).most_common(1)
         raise _DuplicateKeyError(ascii(duplicate[:64]))  # it may hold what no terminal can print
     return members
 

@@ -6,8 +6,9 @@ Levels come out sorted from the highest SVNs down, whatever their order in the d
 """
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import msgspec
@@ -46,6 +47,9 @@ class _AnyLevel(msgspec.Struct, frozen=True, rename="camel"):
     tcb_status: TcbStatus
     advisory_ids: tuple[str, ...] = msgspec.field(default=(), name="advisoryIDs")
 
+    def __post_init__(self) -> None:
+        _refuse_edge_of_time(self.tcb_date)
+
 
 class _TcbLevel(_AnyLevel, frozen=True, kw_only=True):
     tcb: _Tcb
@@ -70,6 +74,10 @@ class _Signed(msgspec.Struct, frozen=True, rename="camel"):
     issue_date: _Time
     next_update: _Time
     tcb_evaluation_data_number: _Number
+
+    def __post_init__(self) -> None:
+        _refuse_edge_of_time(self.issue_date)
+        _refuse_edge_of_time(self.next_update)
 
 
 class _TcbInfo(_Signed, frozen=True, kw_only=True):
@@ -130,7 +138,7 @@ class TcbInfo:
     tcb_evaluation_data_number: int
     levels: tuple[TcbLevel, ...]
     module: ModuleIdentity | None
-    module_identities: dict[str, ModuleIdentity]
+    module_identities: Mapping[str, ModuleIdentity]
 
     @classmethod
     def parse(cls, text: bytes) -> Self:
@@ -200,6 +208,14 @@ def _convert(document: Any, kind: type[_T], what: str) -> _T:
         raise _malformed(what, str(error)) from None
 
 
+def _refuse_edge_of_time(moment: dt.datetime) -> None:
+    """Raise ValueError, which msgspec adds the place to, for a time so near year 1 or 9999 that UTC has no name."""
+    try:
+        moment.astimezone(dt.UTC)
+    except OverflowError:
+        raise ValueError(f"{moment.isoformat()} cannot be told in UTC") from None
+
+
 def _version_3(document: Any) -> Any:
     """Return a version 2 document in the shape of version 3: named components become a list, SGX an explicit id.
 
@@ -241,14 +257,14 @@ def _isv_level(raw: _IsvLevel) -> TcbLevel:
     return TcbLevel((raw.tcb.isvsvn,), raw.tcb_status, raw.advisory_ids, raw.tcb_date)
 
 
-def _module_identities(identities: Iterable[_ModuleIdentity]) -> dict[str, ModuleIdentity]:
+def _module_identities(identities: Iterable[_ModuleIdentity]) -> Mapping[str, ModuleIdentity]:
     found: dict[str, ModuleIdentity] = {}
     for identity in identities:
         name = identity.id.upper()
         if name in found:
             raise _malformed("TCB info", f"two TDX module identities are called {name[:16]!a}")
         found[name] = _module(identity, identity.tcb_levels)
-    return found
+    return MappingProxyType(found)  # verdicts share it
 
 
 def _module(raw: _Module, levels: Iterable[_IsvLevel]) -> ModuleIdentity:

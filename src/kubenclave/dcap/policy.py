@@ -2,11 +2,13 @@
 """Policy: which enclaves a relying party wants, and on what terms. A small document in JSON or TOML.
 
 Everything strict is the default. Every member that relaxes is named ``dangerously_...`` and shows in the result.
+A policy that is put together in Python is held to the same rules as one that is read.
 """
 
 import datetime as dt
+import functools
 import tomllib
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_type_hints
 
 import msgspec
 
@@ -43,6 +45,9 @@ class EnclaveRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     min_isv_svn: _U16 | None = None
     mr_td: Hex | None = None
 
+    def __post_init__(self) -> None:
+        _hold_to_types(self)
+
 
 class MaskedBits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bits that must have a value: (found & mask) == value."""
@@ -50,17 +55,22 @@ class MaskedBits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mask: Hex
     value: Hex
 
+    def __post_init__(self) -> None:
+        _hold_to_types(self)
+
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a relying party accepts.
 
     - ``enclaves``: any one of them.
     - ``tcb_statuses``: accepted statuses in Intel's spelling; Revoked is never accepted.
-    - ``refused_advisories``: advisory ids that must not apply to the platform.
+    - ``refused_advisories``: advisory ids, in whatever case, that must not apply to the platform.
     - ``attributes`` (16 bytes: FLAGS, XFRM) and ``misc_select`` (4 bytes) in memory order, as masked bits.
-    - ``report_data``: up to 64 bytes, zeros behind them; compared whole.
+    - ``report_data``: 1 to 64 bytes, zeros behind them; compared whole.
     - ``max_collateral_age_days``: how old TCB info and QE identity may be at most, counted from their issue date.
     - ``min_tcb_evaluation_data_number``: oldest generation of collateral.
+
+    Raises FormatError (code ``policy.malformed``) for what ``from_json`` would not read either.
     """
 
     version: Literal[1]
@@ -76,6 +86,10 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     dangerously_allow_debug: bool = False
     dangerously_allow_provision_key: bool = False
     dangerously_accept_expired_collateral_days: _Days = 0
+
+    def __post_init__(self) -> None:
+        _hold_to_types(self)
+        _check(self)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Policy":
@@ -111,19 +125,39 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 def _checked(document: Any) -> Policy:
     try:
-        policy = msgspec.convert(document, Policy, dec_hook=_decode_hex)
+        return msgspec.convert(document, Policy, dec_hook=_decode_hex)
     except ValueError as error:  # msgspec.ValidationError, and UnicodeEncodeError of a lone surrogate
         raise _malformed(str(error)) from None
+
+
+def _check(policy: Policy) -> None:
     for number, rule in enumerate(policy.enclaves):
         _check_rule(rule, f"enclaves[{number}]")
     if TcbStatus.REVOKED in policy.tcb_statuses:
         raise _malformed("tcb_statuses: Revoked cannot be accepted")
-    if policy.report_data is not None and len(policy.report_data) > REPORT_DATA_SIZE:
-        raise _malformed(f"report_data: {len(policy.report_data)} bytes, expected {REPORT_DATA_SIZE} at most")
+    if policy.report_data is not None and not 1 <= len(policy.report_data) <= REPORT_DATA_SIZE:
+        raise _malformed(f"report_data: {len(policy.report_data)} bytes, expected 1 to {REPORT_DATA_SIZE}")
     for name, bits, size in (("attributes", policy.attributes, 16), ("misc_select", policy.misc_select, 4)):
         if bits is not None:
             _check_bits(name, bits, size)
-    return policy
+
+
+def _hold_to_types(members: msgspec.Struct) -> None:
+    """Give every member the type it is declared with, as reading a document does: msgspec leaves constructors alone.
+
+    Else a text in place of a list would be searched letter by letter, and an empty list of enclaves would want none.
+    """
+    for name, kind in _types(type(members)).items():
+        try:
+            value = msgspec.convert(getattr(members, name), kind, dec_hook=_decode_hex)
+        except ValueError as error:
+            raise _malformed(f"{name}: {error}") from None
+        msgspec.structs.force_setattr(members, name, value)
+
+
+@functools.cache
+def _types(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
 def _check_bits(name: str, bits: MaskedBits, size: int) -> None:
@@ -153,6 +187,8 @@ def _check_rule(rule: EnclaveRule, where: str) -> None:
 def _decode_hex(kind: type, value: Any) -> Any:
     if kind is Hex and isinstance(value, str):
         return Hex(bytes.fromhex(value))
+    if kind is Hex and isinstance(value, bytes):  # in Python there is no need of digits
+        return Hex(value)
     raise ValueError(f"expected a string of hexadecimal digits, found {type(value).__name__}")
 
 

@@ -3,6 +3,7 @@
 
 import datetime as dt
 import functools
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
 from typing import Any, Final
 
@@ -21,6 +22,17 @@ from kubenclave.sgx.report import REPORT_DATA_SIZE, ReportBody
 
 _SHARED_CACHE: Final = Cache()
 _SEAL: Final = object()
+_ARGUMENTS: Final[dict[str, Any]] = {
+    "quote": bytes,
+    "collateral": Collateral,
+    "at": dt.datetime,
+    "root": bytes | None,
+    "pck_chain": bytes | None,
+    "policy": Policy | None,
+    "report_data": bytes | None,
+    "minimum_tcb_evaluation_data_number": int,
+    "dangerously_accept_expired_collateral": dt.timedelta,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,9 +187,11 @@ def verify_quote(  # every keyword is a decision of the caller's
     - ``dangerously_accept_expired_collateral``: how long after its end collateral still counts.
     - ``cache``: where successful checks are kept; one for the process by default.
 
+    Raises UsageError for arguments of another type (``bytes`` means ``bytes``: nothing that could change meanwhile).
     Raises FormatError when the bytes are not a quote (or ``root`` is no certificate), VerificationError when the
     answer is no: TrustError for the first thing that is not genuine or not current, PolicyError with all findings.
     """
+    _check_arguments(locals())  # at the top, where these are the arguments and nothing else
     if report_data is not None and len(report_data) != REPORT_DATA_SIZE:
         raise UsageError(
             "report data has the wrong size",
@@ -219,6 +233,25 @@ def verify_quote(  # every keyword is a decision of the caller's
         relaxations=_relaxations(verified, minimum_tcb_evaluation_data_number, policy),
         seal=_SEAL,
     )
+
+
+def _check_arguments(given: Mapping[str, Any]) -> None:
+    """Raise UsageError where an argument is not what it has to be, before anything rests on it."""
+    for name, kind in _ARGUMENTS.items():
+        value = given[name]
+        if not isinstance(value, kind):
+            wanted, found = kind.__name__ if isinstance(kind, type) else str(kind), type(value).__name__
+        elif kind is int and value < 0:
+            wanted, found = "a number from 0 up", str(value)[:20]
+        else:
+            continue
+        raise UsageError(
+            "an argument is not of the kind that verify_quote takes",
+            code="usage.argument",
+            field=name,
+            expected=wanted,
+            found=found,
+        )
 
 
 @functools.lru_cache(maxsize=64)
