@@ -5,6 +5,9 @@ import io
 import json
 import os
 import socket
+import ssl
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +26,7 @@ from kubenclave.sgx.report import TargetInfo
 from tests import evidence
 from tests.conftest import shared_data_path
 from tests.evidence import AT, BODY, MR_ENCLAVE, REPORT_DATA, Files
+from vectors.scene import PKI
 
 SHARED = shared_data_path() / "quotes"
 # Named here, so that every run collects the same.
@@ -161,8 +165,9 @@ def test_a_root_may_be_pem(verify, files):
         b"nonsense",
         b"-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n",
         b"-----BEGIN EC PARAMETERS-----\n-----END EC PARAMETERS-----\n",
+        ssl.DER_cert_to_PEM_cert(PKI.root_der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x09", 1)).encode(),
     ],
-    ids=["no certificate", "broken PEM", "other PEM"],
+    ids=["no certificate", "broken PEM", "other PEM", "version of X.509 that is none"],
 )
 def test_a_root_that_is_no_certificate_is_bad_input(content, verify, files):
     given = ["--collateral", str(files.collateral), "--at", AT, "--root", files.write("bad.root", content)]
@@ -235,6 +240,7 @@ def test_now_is_this_moment(verify, files):
         ("--at", "0001-01-01T00:00:00+01:00"),
         ("--report-data", "zz"),
         ("--report-data", "00" * 65),
+        ("--report-data", ""),
         ("--dangerously-accept-expired-collateral", "7"),
         ("--dangerously-accept-expired-collateral", "-7d"),
         ("--minimum-tcb-evaluation-data-number", "-1"),
@@ -247,6 +253,7 @@ def test_now_is_this_moment(verify, files):
         "too early",
         "no hex",
         "long",
+        "no digits",
         "no unit",
         "negative",
         "negative number",
@@ -257,6 +264,32 @@ def test_options_that_say_nothing_sensible_are_misuse(option, value, verify):
     assert (code, out) == (2, "")
     assert err.startswith("error[cli.misuse]")
     assert option in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("options", [[], ["--output", "json"]], ids=["text", "json"])
+@pytest.mark.parametrize("under_its_root", [True, False], ids=["accepted", "refused"])
+def test_an_answer_that_cannot_be_written_does_not_end_like_one(options, under_its_root, files):
+    given = files.arguments() if under_its_root else ["--collateral", str(files.collateral), "--at", AT]
+    words = [sys.executable, "-m", "kubenclave", "quote", "verify", str(files.quote), *given, *options]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(words, check=False, stdout=full, stderr=full)
+    assert done.returncode == 5
+
+
+@pytest.mark.parametrize("options", [[], ["--output", "json"]], ids=["text", "json"])
+@pytest.mark.parametrize(("under_its_root", "code"), [(True, 0), (False, 1)], ids=["accepted", "refused"])
+def test_with_its_output_closed_the_exit_code_is_the_answer(options, under_its_root, code, files):
+    given = files.arguments() if under_its_root else ["--collateral", str(files.collateral), "--at", AT]
+    words = [sys.executable, "-m", "kubenclave", "quote", "verify", str(files.quote), *given, *options]
+    done = subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *words], check=False)
+    assert done.returncode == code
+
+
+def test_a_stdin_that_is_closed_is_misuse(verify, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    code, _, err = verify(quote="-")
+    assert (code, err.partition(":")[0]) == (2, "error[cli.input]")
 
 
 def test_the_time_has_to_be_said(verify, files):

@@ -100,9 +100,11 @@ def load_root(path: str) -> bytes:
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 
+    from kubenclave.dcap.anchor import UNREADABLE
+
     try:
         (certificate,) = x509.load_pem_x509_certificates(content)
-    except ValueError as error:  # none, several, or one that cannot be read
+    except UNREADABLE as error:  # none, several, or one that cannot be read
         raise FormatError(
             "not a root certificate",
             code="root.malformed",

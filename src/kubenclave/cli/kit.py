@@ -4,13 +4,15 @@
 Results go to stdout: text, or one JSON document with ``--output json``. Everything said on the way goes to stderr.
 """
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TextIO, TypeVar
 
 import click
 
@@ -96,7 +98,7 @@ def say(text: str) -> None:
 
 def progress(text: str) -> None:
     """Say how far a longer work has come: on a terminal only."""
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         say(text)
 
 
@@ -169,7 +171,7 @@ def read_input(path: str, *, what: str = "file", limit: int = MAX_INPUT) -> byte
     """Return the content of a file, of stdin for ``-``. Raises UsageError where it cannot be read or is too large."""
     try:
         if path == "-":
-            content = sys.stdin.buffer.read(limit + 1)
+            content = _opened(sys.stdin).buffer.read(limit + 1)
         else:
             with Path(path).open("rb") as file:
                 content = file.read(limit + 1)
@@ -191,7 +193,7 @@ def write_output(path: str, content: bytes, *, what: str = "file") -> None:
     """Write a result to a file, to stdout for ``-``. Raises UsageError where that cannot be done."""
     try:
         if path == "-":
-            sys.stdout.buffer.write(content)
+            _opened(sys.stdout).buffer.write(content)
             sys.stdout.buffer.flush()
         else:
             Path(path).write_bytes(content)
@@ -199,3 +201,10 @@ def write_output(path: str, content: bytes, *, what: str = "file") -> None:
         raise
     except OSError as error:
         raise UsageError(f"cannot write the {what} {path}: {error.strerror or error}", code="cli.output") from error
+
+
+def _opened(stream: TextIO | None) -> TextIO:
+    """Return a standard stream. Raises OSError where the process was started without it."""
+    if stream is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return stream

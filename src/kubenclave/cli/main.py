@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import click
 from click.shell_completion import CompletionItem
@@ -113,14 +113,24 @@ def run(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code = _run(words, kit.Invocation())
-        sys.stdout.flush()  # here, where it can still be noticed that nobody reads
+        if sys.stdout is not None:  # it is where a shell closed it (>&-): then the exit code is the whole answer
+            sys.stdout.flush()  # here, where it can still be noticed that nobody reads
     except (_NobodyReadsError, BrokenPipeError):
-        # keep the interpreter from flushing into the pipe at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go(sys.stdout)
         return kit.ExitCode.BROKEN_PIPE
     except KeyboardInterrupt:
         return kit.ExitCode.INTERRUPTED
+    except OSError:  # a full disk, and nowhere to say so: not to be taken for a refusal, whose code an exception has
+        _let_go(sys.stdout)
+        _let_go(sys.stderr)
+        return kit.ExitCode.PLATFORM
     return code
+
+
+def _let_go(stream: TextIO | None) -> None:
+    """Keep the interpreter from flushing what cannot be written at its end."""
+    if stream is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(words: Sequence[str], invocation: kit.Invocation) -> int:

@@ -56,7 +56,7 @@ class Duration(click.ParamType[dt.timedelta]):
 
 
 class ReportData(click.ParamType[bytes]):
-    """REPORTDATA as hexadecimal digits, up to 64 bytes; zeros follow."""
+    """REPORTDATA as hexadecimal digits, 1 to 64 bytes; zeros follow."""
 
     name = "hex"
 
@@ -66,6 +66,8 @@ class ReportData(click.ParamType[bytes]):
             data = bytes.fromhex(value.removeprefix("0x"))
         except ValueError:
             self.fail("not hexadecimal digits", param, ctx)
+        if not data:  # an empty variable of a script must not come to mean 64 zeros, which anybody can quote
+            self.fail("no digits at all (00 stands for zeros)", param, ctx)
         if len(data) > REPORT_DATA_SIZE:
             self.fail(f"{len(data)} bytes are more than the {REPORT_DATA_SIZE} of REPORTDATA", param, ctx)
         return data.ljust(REPORT_DATA_SIZE, b"\0")
