@@ -4,6 +4,7 @@
 import multiprocessing
 import time
 from collections.abc import Iterator
+from multiprocessing.synchronize import Barrier
 from typing import Final
 
 import grpc
@@ -19,6 +20,7 @@ DEVICE: Final = "enclave-0"
 INTEL: Final = {1: (121.0, 232.0), 8: (225.0, 832.0)}
 BUDGET: Final = Budget(limit=1000, times_better=1 / 3)
 WARM_UP: Final = 0.3
+PATIENCE: Final = 60.0
 
 
 def measure(effort: Effort) -> Iterator[Figure]:
@@ -44,14 +46,20 @@ def measure(effort: Effort) -> Iterator[Figure]:
 def _run(path: str, callers: int, seconds: float) -> list[float]:
     """Return the microseconds of every call, sorted."""
     context = multiprocessing.get_context("spawn")  # grpcio does not survive a fork
-    with context.Pool(callers) as pool:
-        barrier = time.time() + 1.0 + 0.2 * callers
-        parts = pool.starmap(_call, [(path, barrier, seconds)] * callers, chunksize=1)
+    with context.Pool(callers, _meet, (context.Barrier(callers, timeout=PATIENCE),)) as pool:
+        parts = pool.starmap(_call, [(path, seconds)] * callers, chunksize=1)
     return sorted(each for part in parts for each in part)
 
 
-def _call(path: str, begin: float, seconds: float) -> list[float]:
-    """Call one after the other; what happens before ``begin`` (Unix time) is warming up."""
+_all_here: list[Barrier] = []  # of a caller's process
+
+
+def _meet(barrier: Barrier) -> None:
+    _all_here.append(barrier)
+
+
+def _call(path: str, seconds: float) -> list[float]:
+    """Call one after the other, together with the other callers, after some warming up."""
     request = pb.AllocateRequest(container_requests=[pb.ContainerAllocateRequest(devices_ids=[DEVICE])])
     took: list[float] = []
     with grpc.insecure_channel(f"unix:{path}") as channel:
@@ -63,12 +71,11 @@ def _call(path: str, begin: float, seconds: float) -> list[float]:
         answer = allocate(request)
         if len(answer.container_responses) != 1 or not answer.container_responses[0].mounts:
             raise RuntimeError(f"unexpected answer: {answer}")
+        _all_here[0].wait()
+        begin = time.perf_counter() + WARM_UP
         end = begin + seconds
-        while (now := time.time()) < end:
-            start = time.perf_counter()
+        while (start := time.perf_counter()) < end:
             allocate(request)
-            if now >= begin:
+            if start >= begin:
                 took.append((time.perf_counter() - start) * 1e6)
-            elif now < begin - WARM_UP:
-                time.sleep(0.01)
     return took
