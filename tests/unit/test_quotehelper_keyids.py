@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions about key ids: counted, listed, selected, compared."""
 
-import struct
-
 import pytest
 
 from kubenclave.node.quotehelper import keyids
@@ -78,25 +76,3 @@ def test_legacy_messages_are_unavailable():
 )
 def test_an_id_in_a_request_is_compared_as_aesmd_does(key_id, error):
     assert keyids.problem(key_id) is error
-
-
-def quote(kind: int, auth: int = 32) -> bytes:
-    return bytes(1012) + struct.pack("<H", auth) + bytes(auth) + struct.pack("<H", kind)
-
-
-@pytest.mark.parametrize(
-    ("data", "by_ppid"),
-    [
-        pytest.param(quote(1), True, id="plain"),
-        pytest.param(quote(2), True, id="rsa-2048"),
-        pytest.param(quote(3), True, id="rsa-3072"),
-        pytest.param(quote(3, 0), True, id="no-authentication-data"),
-        pytest.param(quote(5), False, id="chain"),
-        pytest.param(quote(0), False, id="zero"),
-        pytest.param(quote(3)[:-1], False, id="cut"),
-        pytest.param(bytes(1013), False, id="cut-earlier"),
-        pytest.param(b"", False, id="empty"),
-    ],
-)
-def test_quotes_that_name_their_platform_by_ppid_are_told_from_others(data, by_ppid):
-    assert keyids.identifies_by_ppid(data) is by_ppid

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames between helper and worker: both ways, in pieces, over the limit and as garbage."""
 
+import struct
+
 import pytest
 
 from kubenclave.errors import FormatError
+from kubenclave.sgx.certification import CertificationType
 from kubenclave.wire.quoteworker import (
     MAX_FRAME,
+    PPID_TYPES,
     FrameDecoder,
     InitResult,
     Op,
@@ -13,6 +17,7 @@ from kubenclave.wire.quoteworker import (
     QuoteResult,
     WorkerReply,
     WorkerRequest,
+    certification_type,
     decode_reply,
     decode_request,
     encode_reply,
@@ -105,3 +110,27 @@ def test_payload_details():
         QuoteRequest.parse(bytes(432) + b"\2")
     with pytest.raises(FormatError, match="quote"):  # the length may promise what is not there
         QuoteResult.parse(b"\xff\xff\xff\xff1234")
+
+
+def quote(kind: int, auth: int = 32) -> bytes:
+    return bytes(1012) + struct.pack("<H", auth) + bytes(auth) + struct.pack("<H", kind)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        pytest.param(quote(1), 1, id="plain"),
+        pytest.param(quote(3), 3, id="rsa-3072"),
+        pytest.param(quote(3, 0), 3, id="no-authentication-data"),
+        pytest.param(quote(5), 5, id="chain"),
+        pytest.param(quote(3)[:-1], None, id="cut"),
+        pytest.param(bytes(1013), None, id="cut-earlier"),
+        pytest.param(b"", None, id="empty"),
+    ],
+)
+def test_the_type_of_certification_data_is_read_from_where_it_stands(data, kind):
+    assert certification_type(data) == kind
+
+
+def test_three_types_name_the_platform_by_ppid():
+    assert [kind for kind in CertificationType if kind in PPID_TYPES] == [1, 2, 3]

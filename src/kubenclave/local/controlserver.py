@@ -2,8 +2,6 @@
 """The side of ``up`` of the control socket."""
 
 import asyncio
-import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +16,6 @@ from kubenclave.platform import sockets
 MAX_CONNECTIONS: Final = 512
 REQUEST_DEADLINE: Final = 10.0
 
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _log = structlog.get_logger()
 
 Handler = Callable[[control.Request, int], Awaitable[tuple[control.Reply, Callable[[], None] | None]]]
@@ -74,8 +71,9 @@ class ControlServer:
         try:
             async with asyncio.timeout(REQUEST_DEADLINE):
                 line = await reader.readuntil(b"\n")
+            pid, _uid = sockets.peer(writer.get_extra_info("socket"))
             try:
-                reply, release = await self._handler(control.decode_request(line), _peer(writer))
+                reply, release = await self._handler(control.decode_request(line), pid)
                 answer = control.encode(reply)
             except KubenclaveError as error:
                 answer = control.encode(control.refusal(error))
@@ -87,11 +85,3 @@ class ControlServer:
         finally:
             if release is not None:
                 release()
-
-
-def _peer(writer: asyncio.StreamWriter) -> int:
-    """Return the process id at the other end."""
-    peer: socket.socket = writer.get_extra_info("socket")
-    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid: int = _CREDENTIALS.unpack(credentials)[0]
-    return pid

@@ -22,6 +22,8 @@ from kubenclave.errors import FormatError
 from kubenclave.platform.parent import die_with_parent
 from kubenclave.wire.aesm_errors import AesmError
 from kubenclave.wire.quoteworker import (
+    PPID_QUOTE_SIZE,
+    PPID_TYPES,
     PUB_KEY_ID_SIZE,
     TARGET_INFO_SIZE,
     FrameDecoder,
@@ -30,6 +32,7 @@ from kubenclave.wire.quoteworker import (
     QuoteRequest,
     QuoteResult,
     WorkerRequest,
+    certification_type,
     decode_request,
     encode_reply,
 )
@@ -38,12 +41,9 @@ LIBRARY: Final = "libsgx_dcap_ql.so.1"
 MAX_QUOTE: Final = 48 * 1024
 """Bytes of a quote that fit into a frame to the helper; Intel's have 13.4 KB at most."""
 
-_PPID_QUOTE_SIZE: Final = 1456
 _SIGNATURE_LENGTH: Final = struct.Struct("<432xI")
-_AUTH_DATA_SIZE: Final = struct.Struct("<1012xH")
-_CERTIFICATION_TYPE: Final = struct.Struct("<H")
+_SMALLEST_QUOTE: Final = 1014  # up to the size of the authentication data
 _PUB_KEY_ID: Final = slice(884, 884 + PUB_KEY_ID_SIZE)  # first half of the QE REPORT's report data
-_PPID_TYPES: Final = range(1, 4)
 
 # quote3_error_t
 _SUCCESS: Final = 0
@@ -125,9 +125,9 @@ class QuoteSource:
     def _measure(self) -> None:
         size = ctypes.c_uint32()
         _check("sgx_qe_get_quote_size", self._library.sgx_qe_get_quote_size(ctypes.byref(size)))
-        if size.value == _PPID_QUOTE_SIZE:
+        if size.value == PPID_QUOTE_SIZE:
             raise _ppid()
-        if not _AUTH_DATA_SIZE.size <= size.value <= MAX_QUOTE:
+        if not _SMALLEST_QUOTE <= size.value <= MAX_QUOTE:
             _log.error("dcap.quote-size", size=size.value)
             raise LibraryError(AesmError.UNEXPECTED_ERROR)
         self._size = size.value
@@ -166,11 +166,11 @@ def _check(function: str, code: int) -> None:
 def _trimmed(quote: bytes) -> bytes:
     """Return the quote in its own length. Raises LibraryError for one that names its platform by PPID, or for none."""
     end = _SIGNATURE_LENGTH.size + _SIGNATURE_LENGTH.unpack_from(quote)[0]
-    start = _AUTH_DATA_SIZE.size + _AUTH_DATA_SIZE.unpack_from(quote)[0]
-    if not start + _CERTIFICATION_TYPE.size <= end <= len(quote):
+    kind = certification_type(quote[:end])
+    if end > len(quote) or kind is None:
         _log.error("dcap.not-a-quote", size=len(quote), says=end)
         raise LibraryError(AesmError.UNEXPECTED_ERROR)
-    if _CERTIFICATION_TYPE.unpack_from(quote, start)[0] in _PPID_TYPES:
+    if kind in PPID_TYPES:
         raise _ppid()
     return quote[:end]
 

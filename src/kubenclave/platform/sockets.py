@@ -4,6 +4,7 @@
 import os
 import socket
 import stat
+import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,8 @@ PROVISION_FOLDER: Final = f"{SIMULATED_FOLDER}/provision"
 PROVISION_SOCKET: Final = f"{PROVISION_FOLDER}/cpu.sock"
 PROVISION_SOCKET_VARIABLE: Final = "KUBENCLAVE_SIM_PROVISION"
 """Environment variable that names another socket for enclaves with the provisioning key."""
+
+_CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred
 
 Identity = tuple[int, int, int]
 """Device, inode and time of making: tells a socket from one made anew at the same place. Modes do not matter."""
@@ -95,3 +98,13 @@ def remove(path: Path, who: Identity | None) -> None:
 
 def _identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def peer(connection: socket.socket) -> tuple[int, int]:
+    """Return process id and user id at the other end, as of when it connected (``man 7 unix``, SO_PEERCRED).
+
+    The process id is 0 when the process is outside of our PID namespace. Raises OSError.
+    """
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _gid = _CREDENTIALS.unpack(data)
+    return pid, uid

@@ -19,10 +19,12 @@ from typing import Final
 
 from kubenclave.errors import FormatError
 from kubenclave.sgx.cursor import Cursor
-from kubenclave.wire.frames import FrameDecoder
+from kubenclave.wire.frames import LENGTH, FrameDecoder
 
 __all__ = [
     "MAX_FRAME",
+    "PPID_QUOTE_SIZE",
+    "PPID_TYPES",
     "FrameDecoder",
     "InitResult",
     "Op",
@@ -30,6 +32,7 @@ __all__ = [
     "QuoteResult",
     "WorkerReply",
     "WorkerRequest",
+    "certification_type",
     "decode_reply",
     "decode_request",
     "encode_reply",
@@ -44,7 +47,18 @@ PUB_KEY_ID_SIZE: Final = 32
 REPORT_SIZE: Final = 432
 QE_REPORT_INFO_SIZE: Final = 960
 
-_LENGTH: Final = struct.Struct("<I")
+PPID_TYPES: Final = range(1, 4)
+"""Types of certification data that name the platform by PPID, in place of certificates.
+
+Intel's library makes such quotes when it finds no provider library, and verifiers reject them (aesm.md section 6).
+"""
+
+PPID_QUOTE_SIZE: Final = 1456
+"""Size of such a quote in bytes, with an encrypted PPID."""
+
+_AUTH_DATA_SIZE: Final = struct.Struct("<1012xH")
+_CERTIFICATION_TYPE: Final = struct.Struct("<H")
+
 _REQUEST: Final = struct.Struct("<IIB")
 _REPLY: Final = struct.Struct("<IIHI")
 
@@ -99,7 +113,7 @@ class InitResult:
         """Return the payload. Raises FormatError for fields of another size."""
         _check_size("target_info", self.target_info, TARGET_INFO_SIZE)
         _check_size("pub_key_id", self.pub_key_id, PUB_KEY_ID_SIZE)
-        return self.target_info + self.pub_key_id + _LENGTH.pack(self.quote_size)
+        return self.target_info + self.pub_key_id + LENGTH.pack(self.quote_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,21 +164,35 @@ class QuoteResult:
 
     def build(self) -> bytes:
         """Return the payload. Raises FormatError for ``qe_report_info`` of another size."""
-        head = _LENGTH.pack(len(self.quote)) + self.quote
+        head = LENGTH.pack(len(self.quote)) + self.quote
         if self.qe_report_info is None:
             return head
         _check_size("qe_report_info", self.qe_report_info, QE_REPORT_INFO_SIZE)
         return head + self.qe_report_info
 
 
+def certification_type(quote: bytes) -> int | None:
+    """Return the type of the certification data in a quote v3 (dcap.md), None where the bytes end before it.
+
+    A glance at two fields, made for every quote; whether it is one at all is not looked at.
+    """
+    if len(quote) < _AUTH_DATA_SIZE.size:
+        return None
+    start = _AUTH_DATA_SIZE.size + _AUTH_DATA_SIZE.unpack_from(quote)[0]
+    if len(quote) < start + _CERTIFICATION_TYPE.size:
+        return None
+    kind: int = _CERTIFICATION_TYPE.unpack_from(quote, start)[0]
+    return kind
+
+
 def encode_request(request_id: int, op: Op, payload: bytes = b"") -> bytes:
     """Return the frame of a request; ids are u32 and the helper's to choose."""
-    return _REQUEST.pack(_REQUEST.size - _LENGTH.size + len(payload), request_id, op) + payload
+    return _REQUEST.pack(_REQUEST.size - LENGTH.size + len(payload), request_id, op) + payload
 
 
 def encode_reply(request_id: int, error: int = 0, original: int = 0, payload: bytes = b"") -> bytes:
     """Return the frame of a reply; ``error`` is a u16 AESM error code, ``original`` a u32."""
-    return _REPLY.pack(_REPLY.size - _LENGTH.size + len(payload), request_id, error, original) + payload
+    return _REPLY.pack(_REPLY.size - LENGTH.size + len(payload), request_id, error, original) + payload
 
 
 def decode_request(frame: bytes) -> WorkerRequest:

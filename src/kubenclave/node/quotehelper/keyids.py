@@ -4,7 +4,6 @@
 There is one id, that of Intel's quoting enclave, whatever makes the quotes: clients have it compiled in.
 """
 
-import struct
 from typing import Final
 
 from kubenclave.errors import FormatError
@@ -13,9 +12,6 @@ from kubenclave.wire.aesm_errors import AesmError
 from kubenclave.wire.aesm_keyid import ECDSA_P256_KEY_ID, KEY_ID_SIZE, parse_key_id_list, same_key
 
 _COUNT: Final = 1
-_AUTH_DATA_SIZE: Final = struct.Struct("<1012xH")
-_CERTIFICATION_TYPE: Final = struct.Struct("<H")
-_LAST_PPID_TYPE: Final = 3
 
 Question = aesm.GetKeyIdCount | aesm.GetKeyIds | aesm.SelectKeyId | aesm.Legacy
 
@@ -41,20 +37,6 @@ def problem(key_id: bytes | None) -> AesmError | None:
     if key_id is None or len(key_id) < KEY_ID_SIZE:
         return AesmError.PARAMETER_ERROR
     return None if same_key(key_id, ECDSA_P256_KEY_ID) else AesmError.UNSUPPORTED_ATT_KEY_ID
-
-
-def identifies_by_ppid(quote: bytes) -> bool:
-    """Tell whether a quote v3 names its platform by PPID (certification data types 1 to 3) instead of certificates.
-
-    Intel's library makes such quotes when it finds no provider library, and verifiers reject them (section 6).
-    """
-    if len(quote) < _AUTH_DATA_SIZE.size:
-        return False
-    start = _AUTH_DATA_SIZE.size + _AUTH_DATA_SIZE.unpack_from(quote)[0]
-    if len(quote) < start + _CERTIFICATION_TYPE.size:
-        return False
-    kind: int = _CERTIFICATION_TYPE.unpack_from(quote, start)[0]
-    return 1 <= kind <= _LAST_PPID_TYPE
 
 
 def _select(request: aesm.SelectKeyId, key_id_list: bytes | None) -> aesm.Reply:

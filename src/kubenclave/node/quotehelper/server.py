@@ -8,7 +8,6 @@ has most of them loses its oldest, so that whoever floods the socket pushes out 
 
 import asyncio
 import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -18,12 +17,12 @@ import structlog
 from kubenclave.errors import FormatError
 from kubenclave.node.quotehelper.deadlines import Deadlines
 from kubenclave.node.quotehelper.fair import Crowd
+from kubenclave.platform import sockets
 from kubenclave.wire.aesm import FrameReader
 from kubenclave.wire.metrics import Counter
 
 _log = structlog.get_logger()
 
-_CREDENTIALS: Final = struct.Struct("=iII")
 _RECEIVE: Final = 8192
 _BATCH: Final = 64
 _ACCEPT_PAUSE: Final = 0.05
@@ -60,8 +59,7 @@ class Connection:
     def peer(self) -> int:
         """Process id of the peer; -1 - user id when the process is outside of our PID namespace."""
         if self._peer is None:
-            data = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            pid, uid, _gid = _CREDENTIALS.unpack(data)
+            pid, uid = sockets.peer(self.socket)
             self._peer = pid or -1 - uid
         return self._peer
 

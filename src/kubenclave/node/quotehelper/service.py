@@ -25,6 +25,8 @@ from kubenclave.wire import aesm
 from kubenclave.wire.aesm_errors import AesmError
 from kubenclave.wire.metrics import Metrics
 from kubenclave.wire.quoteworker import (
+    PPID_QUOTE_SIZE,
+    PPID_TYPES,
     QE_REPORT_INFO_SIZE,
     REPORT_SIZE,
     InitResult,
@@ -32,6 +34,7 @@ from kubenclave.wire.quoteworker import (
     QuoteRequest,
     QuoteResult,
     WorkerReply,
+    certification_type,
 )
 
 _log = structlog.get_logger()
@@ -39,7 +42,6 @@ _log = structlog.get_logger()
 _RETRY_FIRST: Final = 1.0
 _RETRY_LONGEST: Final = 60.0
 _REMEMBERED: Final = 4096
-_PPID_QUOTE_SIZE: Final = 1456
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +178,7 @@ class QuoteService:
         return error
 
     def _take_init(self, init: InitResult) -> AesmError:
-        if init.quote_size == _PPID_QUOTE_SIZE:
+        if init.quote_size == PPID_QUOTE_SIZE:
             # Without a usable provider library the quotes would carry an encrypted PPID that verifiers reject.
             self._init = None
             return AesmError.NO_PLATFORM_CERT_DATA
@@ -315,7 +317,7 @@ class QuoteService:
         if (result.qe_report_info is None) != (request.qe_report_info is None):
             self._worker.restart("it forgets the QE REPORT, or makes one that nobody wants")
             return aesm.Refusal(request, AesmError.UNEXPECTED_ERROR)
-        if keyids.identifies_by_ppid(quote):
+        if certification_type(quote) in PPID_TYPES:
             self._forget_key(AesmError.NO_PLATFORM_CERT_DATA)
             return aesm.Refusal(request, AesmError.NO_PLATFORM_CERT_DATA)
         if self._init is not None and len(quote) > self._init.quote_size:

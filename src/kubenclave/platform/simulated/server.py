@@ -7,7 +7,6 @@ replies that nobody takes in time and bytes, long loads in slices between which 
 
 import asyncio
 import socket
-import struct
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Final
 import structlog
 
 from kubenclave.errors import FormatError
+from kubenclave.platform import sockets
 from kubenclave.platform.simulated.cpu import CpuEnclave, SoftwareCpu
 from kubenclave.platform.simulated.faults import CpuError
 from kubenclave.sgx.epc import PAGE_SIZE
@@ -28,7 +28,6 @@ from kubenclave.wire.simcpu import Code, Reply
 
 _log = structlog.get_logger()
 
-_CREDENTIALS: Final = struct.Struct("=iII")
 _SMALL_FRAME: Final = 64 * 1024
 _MEASURED_SLICE: Final = 32  # pages between two turns of the others: about a millisecond
 _UNMEASURED_SLICE: Final = 2048
@@ -277,9 +276,7 @@ def _log_enclave(connection: _Connection) -> None:
 
 def _peer(writer: asyncio.StreamWriter) -> int:
     """Return the peer's process id, 0 when it is outside of our PID namespace or has left."""
-    sock = writer.get_extra_info("socket")
     try:
-        pid: int = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0]
+        return sockets.peer(writer.get_extra_info("socket"))[0]
     except OSError:
         return 0
-    return pid

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``kubenclave sim start`` runs: a SIMULATED CPU with the state of its directory, behind two sockets."""
 
-import asyncio
 import os
-import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import structlog
 
 from kubenclave.errors import KubenclaveError
 from kubenclave.platform import sockets
+from kubenclave.platform.signals import stop_signal
 from kubenclave.platform.simulated.cpu import SoftwareCpu
 from kubenclave.platform.simulated.faults import CpuError
 from kubenclave.platform.simulated.keys import BaseKeys
@@ -82,7 +81,7 @@ async def run(directory: Path, epc_bytes: int | None, on_ready: Callable[[Ready]
     ``epc_bytes`` None means as before, or the default for a new platform. Raises UsageError when another simulator has
     the directory, PlatformError when it cannot be used, FormatError when it is not ours.
     """
-    stop = _stop_signal()
+    stop = stop_signal()
     with owned(directory):
         state = PlatformState.open(directory, epc_bytes)
         machine = Machine(directory, state, boot=os.urandom(32))
@@ -98,17 +97,3 @@ async def run(directory: Path, epc_bytes: int | None, on_ready: Callable[[Ready]
             _log.info("sim.ready", socket=str(cpu), epc=state.epc_bytes, tcb=state.tcb.value)
             on_ready(Ready(directory, cpu, provision, state))
             _log.info("sim.stopping", signal=await stop)
-
-
-def _stop_signal() -> asyncio.Future[str]:
-    """Return what will hold the name of the first SIGINT or SIGTERM."""
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[str] = loop.create_future()
-
-    def arrived(number: signal.Signals) -> None:
-        if not stop.done():
-            stop.set_result(number.name)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, arrived, number)
-    return stop
