@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``kubenclave up``: the daemons of a node on this machine, without Kubernetes."""
 
-import asyncio
 import os
 from typing import Any
 
@@ -60,7 +59,7 @@ def command(*, state: str | None, simulated: bool | None, epc: int, grant_provis
     if simulating:
         reason = "as asked" if simulated else "no usable SGX here"
         kit.warn(f"SIMULATED platform ({reason}): nothing is protected by hardware")
-    asyncio.run(up.run(options, lambda status: kit.emit(_document(directory, status), _text(directory, status))))
+    up.serve(options, lambda status: kit.emit(_document(directory, status), _text(directory, status)))
 
 
 def _document(directory: StateDirectory, status: Status) -> dict[str, Any]:
