@@ -55,9 +55,9 @@ class KubenclaveError(Exception):
 
     def __str__(self) -> str:
         text = self.summary
-        if self.expected is not None or self.found is not None:
-            text += f" (expected {self.expected}, found {self.found})"
-        return text
+        sides = (("expected", self.expected), ("found", self.found))
+        told = ", ".join(f"{side} {value}" for side, value in sides if value is not None)
+        return f"{text} ({told})" if told else text
 
     def as_dict(self) -> dict[str, Any]:
         """Shape of the error in JSON output: only the keys that are set."""
@@ -99,12 +99,13 @@ class TrustError(VerificationError):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One rule of a policy that the evidence does not meet."""
+    """One rule of a policy that the evidence does not meet; ``hint`` is the next step where there is one."""
 
     code: str
     field: str
     expected: str
     found: str
+    hint: str | None = None
 
     def __str__(self) -> str:
         return f"{self.field}: expected {self.expected}, found {self.found}"
@@ -117,7 +118,8 @@ class PolicyError(VerificationError):
         self.findings = tuple(findings)
         reasons = "; ".join(str(finding) for finding in self.findings)
         code = self.findings[0].code if len(self.findings) == 1 else "policy.refused"
-        super().__init__(f"refused by policy: {reasons}", code=code)
+        hints = dict.fromkeys(finding.hint for finding in self.findings if finding.hint)
+        super().__init__(f"refused by policy: {reasons}", code=code, hint="; ".join(hints) or None)
 
     def as_dict(self) -> dict[str, Any]:
         """Shape of the error in JSON output, with the list of findings."""

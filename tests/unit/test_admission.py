@@ -130,6 +130,7 @@ def test_provision_by_name_and_by_annotation_for_whom_it_is_granted():
     with pytest.raises(PolicyError) as caught:
         admit(pod({EPC: "1Mi"}, provider="app"))
     assert caught.value.code == "admission.provision-refused"
+    assert "--grant-provision" in (caught.value.hint or "")
     assert admit(pod({EPC: "1Mi", PROVISION: 0}, provider="app")).asks[0].provision == 0
 
 

@@ -153,6 +153,11 @@ def test_misuse_with_output_json_is_one_document_on_stdout(words, capsys):
     assert captured.err == ""
 
 
+def test_a_misspelt_noun_is_recognised(capsys):
+    assert main.run(["qoute"]) == 2
+    assert "no such command 'qoute'. Did you mean 'quote'?" in capsys.readouterr().err
+
+
 def test_output_json_behind_a_double_dash_belongs_to_the_command(capsys):
     assert main.run(["version", "extra", "--", "--output", "json"]) == 2
     assert capsys.readouterr().err.startswith("error[cli.misuse]")

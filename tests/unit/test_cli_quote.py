@@ -100,6 +100,13 @@ def test_the_text_says_what_the_verdict_rests_on(verify):
     assert "(not checked)" in out
 
 
+def test_report_data_is_shown_whole_and_every_relaxation_by_its_name(verify):
+    lines = [line.split() for line in verify()[1].splitlines()]
+    first = lines.index(["REPORTDATA", REPORT_DATA.hex()[:64]])
+    assert lines[first + 1] == [REPORT_DATA.hex()[64:], "(not", "checked)"]
+    assert any(line[:2] == ["relaxations", "root:"] for line in lines)
+
+
 def test_under_a_policy_the_identity_is_checked(verify, files):
     code, out, _ = verify("--policy", files.write("p.toml", POLICY))
     assert code == 0
@@ -510,6 +517,7 @@ def test_target_info_is_a_step_of_its_own(clients, report, tmp_path, capsys):
     out = tmp_path / "target.bin"
     assert main.run(["quote", "get", "--target-info-out", str(out), "--aesm-socket", "/x/a.socket"]) == 0
     assert out.read_bytes() == TargetInfo.of(BODY).build()
+    assert f"TARGETINFO of the quoting enclave in {out}" in capsys.readouterr().err
     assert clients[0].path == Path("/x/a.socket")
     assert main.run(["quote", "get", "--target-info-out", str(out), "--report", str(report)]) == 2
     assert "a step of its own" in capsys.readouterr().err

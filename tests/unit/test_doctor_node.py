@@ -136,13 +136,13 @@ def test_isgx_cannot_do_dcap() -> None:
     )
     findings = diagnose_node(replace(MACHINE, cpu=LOCKED), inventory)
     assert "launch tokens" in find(findings, Layer.DRIVER).next_step
-    assert find(findings, Layer.EPC).found == "4096 bytes (cpuid: 4096 bytes)"
+    assert find(findings, Layer.EPC).found == "4Ki (cpuid: 4Ki)"
 
 
 def test_simulated_machine_says_so_on_each_layer() -> None:
     inventory = Inventory(DriverFlavour.SIMULATED, (), (EpcSection(0, 1 << 27),), EpcSource.SIMULATED, "/c", "/p")
     findings = diagnose_node(MachineFacts(), inventory, plugin=LayerState.OK, aesm=LayerState.OK)
     assert all("SIMULATED" in finding.found for finding in findings[:6])
-    assert find(findings, Layer.EPC).found == "134217728 bytes (simulated: 134217728 bytes on NUMA node 0)"
+    assert find(findings, Layer.EPC).found == "128Mi (simulated: 128Mi on NUMA node 0)"
     assert first_missing(findings) is None
     assert inventory.offers(DeviceKind.PROVISION)

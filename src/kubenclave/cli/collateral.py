@@ -41,6 +41,7 @@ def command() -> None:
 
 @command.command(
     "show",
+    short_help="Show who signed it, when it ends, what it is about.",
     epilog=kit.examples(
         "kubenclave collateral show collateral.json",
         "kubenclave collateral show collateral.json --at 2025-06-19T10:15:00Z",

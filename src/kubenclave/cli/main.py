@@ -70,6 +70,15 @@ class Nouns(click.Group):
         command: click.Command = importlib.import_module(f"kubenclave.cli.{cmd_name}").command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the noun; click's own proposals for a misspelt one come from commands that are already imported."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=NOUNS, ctx=ctx) from None
+
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Read the command line, which may print help."""
         with _closed_pipe_told_apart():

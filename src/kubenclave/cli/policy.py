@@ -32,6 +32,7 @@ def command() -> None:
 
 @command.command(
     "check",
+    short_help="Show what a policy comes to.",
     epilog=kit.examples(
         "kubenclave policy check policy.toml",
         "kubenclave policy check policy.json --output json | jq .relaxations",
@@ -52,6 +53,7 @@ def check(file: str) -> None:
 
 @command.command(
     "test",
+    short_help="Try a policy on a quote.",
     epilog=kit.examples(
         "kubenclave policy test policy.toml --quote quote.bin --collateral collateral.json --at now",
         "kubenclave policy test p.json --quote q.bin --collateral c.json --root root.der --at now    SIMULATED",
@@ -98,6 +100,8 @@ def test(
     except PolicyError as error:
         document = {"accepted": False, "policy": policy.name, "findings": error.as_dict()["findings"], "verdict": None}
         kit.emit(document, _findings(policy, error))
+        if error.hint and not kit.wants_json():
+            kit.say(f"hint: {kit.printable(error.hint)}")
         kit.finish(kit.ExitCode.REFUSED)
     document = {"accepted": True, "policy": policy.name, "findings": [], "verdict": verdict.as_dict()}
     shown.emit(document, verdict)

@@ -31,6 +31,7 @@ def command() -> None:
 
 @command.command(
     "verify",
+    short_help="Say whether a quote is genuine, current and wanted.",
     epilog=kit.examples(
         "kubenclave quote verify quote.bin --collateral collateral.json --at 2025-06-19T10:15:00Z",
         "kubenclave quote verify quote.bin --collateral collateral.json --at now --policy policy.toml",
@@ -104,6 +105,7 @@ def verify(
 
 @command.command(
     "show",
+    short_help="Show every field of a quote; nothing is verified.",
     epilog=kit.examples(
         "kubenclave quote show quote.bin",
         "kubenclave quote show quote.bin --output json | jq -r .mr_enclave",
@@ -158,6 +160,8 @@ def get(
         if report_path or report_data or out:
             raise UsageError("--target-info-out is a step of its own", code="cli.misuse", hint="give it alone")
         kit.write_output(target_info_out, client.target_info().build(), what="target info")
+        if target_info_out != "-":
+            kit.say(f"TARGETINFO of the quoting enclave in {kit.printable(target_info_out)}")
         return
     if (report_path is None) == (report_data is None):
         raise UsageError(

@@ -225,7 +225,9 @@ class _Review:
         if (devices[PROVISION_RESOURCE] or by_annotation) and not self._granted:
             expected = "the provisioning key granted to this namespace and service account"
             found = "not granted" + (f"; asked for by annotation {QUOTE_PROVIDER}" if by_annotation else "")
-            self._refuse("admission.provision-refused", name, PROVISION_RESOURCE, expected, found)
+            hint = "it identifies the platform: who may have it is granted, on one machine with up --grant-provision"
+            field = _field(name, PROVISION_RESOURCE)
+            self.findings.append(Finding("admission.provision-refused", field, expected, found, hint))
 
     def _is_provider(self, name: str) -> bool:
         """Tell whether the annotation makes this container the quote provider, Intel's way to ask for provision."""

@@ -3,12 +3,15 @@
 
 import datetime as dt
 import hmac
+from typing import Final
 
 from kubenclave.dcap.policy import EnclaveRule, MaskedBits, Policy
 from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.dcap.verify import Verified
 from kubenclave.errors import Finding
 from kubenclave.sgx.report import ReportBody
+
+ANEW: Final = "fetch collateral anew"
 
 
 def default_findings(verified: Verified, *, allow_debug: bool = False) -> list[Finding]:
@@ -18,9 +21,11 @@ def default_findings(verified: Verified, *, allow_debug: bool = False) -> list[F
     """
     findings = []
     if verified.quote.body.debug and not allow_debug:
-        findings.append(Finding("policy.debug", "DEBUG attribute", "clear", "set"))
+        hint = "build it for production; for tests there is dangerously_allow_debug"
+        findings.append(Finding("policy.debug", "DEBUG attribute", "clear", "set", hint))
     if verified.evaluation.status is TcbStatus.REVOKED:
-        findings.append(Finding("tcb.revoked", "TCB status", "not Revoked", "Revoked"))
+        hint = "update the platform: no policy can accept this"
+        findings.append(Finding("tcb.revoked", "TCB status", "not Revoked", "Revoked", hint))
     return findings
 
 
@@ -39,7 +44,8 @@ def report_data_findings(verified: Verified, expected: bytes | None) -> list[Fin
     found = verified.quote.body.report_data
     if expected is None or hmac.compare_digest(expected, found):
         return []
-    return [Finding("policy.report-data", "REPORTDATA", expected.hex(), found.hex())]
+    hint = "ask for a new quote over the data of this challenge"
+    return [Finding("policy.report-data", "REPORTDATA", expected.hex(), found.hex(), hint)]
 
 
 def _identity_findings(verified: Verified, policy: Policy) -> list[Finding]:
@@ -99,22 +105,27 @@ def _tcb_findings(verified: Verified, policy: Policy) -> list[Finding]:
     findings = []
     status = verified.evaluation.status
     if status not in policy.tcb_statuses and status is not TcbStatus.REVOKED:
-        findings.append(Finding("policy.tcb-status", "TCB status", " or ".join(policy.tcb_statuses), status))
+        hint = "update the platform, or weigh the status: tcb_statuses says which ones the policy accepts"
+        findings.append(Finding("policy.tcb-status", "TCB status", " or ".join(policy.tcb_statuses), status, hint))
     applying = [each for level in verified.evaluation.levels for each in level.advisories]
     unwanted = {each.casefold() for each in policy.refused_advisories}
     refused = sorted({each for each in applying if each.casefold() in unwanted})
     if refused:
-        findings.append(Finding("policy.advisory", "advisories", "none refused by the policy", ", ".join(refused)))
+        hint = "update the platform, or weigh the advisory again"
+        listed = ", ".join(refused)
+        findings.append(Finding("policy.advisory", "advisories", "none refused by the policy", listed, hint))
     collateral = verified.collateral
     number = collateral.tcb_evaluation_data_number
     if number < policy.min_tcb_evaluation_data_number:
         wanted = f"{policy.min_tcb_evaluation_data_number} or more"
-        findings.append(Finding("policy.tcb-evaluation-data-number", "tcbEvaluationDataNumber", wanted, str(number)))
+        findings.append(
+            Finding("policy.tcb-evaluation-data-number", "tcbEvaluationDataNumber", wanted, str(number), ANEW)
+        )
     if policy.max_collateral_age_days is not None:
         oldest = min(collateral.tcb_info.issue_date, collateral.qe_identity.issue_date)
         if verified.at - oldest > dt.timedelta(days=policy.max_collateral_age_days):
             wanted = f"{policy.max_collateral_age_days} days old at most"
-            findings.append(Finding("policy.freshness", "collateral", wanted, f"issued {oldest.isoformat()}"))
+            findings.append(Finding("policy.freshness", "collateral", wanted, f"issued {oldest.isoformat()}", ANEW))
     return findings
 
 

@@ -8,7 +8,7 @@ from dataclasses import InitVar, dataclass
 from typing import Any, Final
 
 from kubenclave.dcap.anchor import TrustAnchor, intel_root
-from kubenclave.dcap.appraise import default_findings, policy_findings, report_data_findings
+from kubenclave.dcap.appraise import ANEW, default_findings, policy_findings, report_data_findings
 from kubenclave.dcap.cache import Cache
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.dcap.describe import describe_quote
@@ -219,7 +219,7 @@ def verify_quote(  # every keyword is a decision of the caller's
     number = verified.collateral.tcb_evaluation_data_number
     if number < minimum_tcb_evaluation_data_number:
         wanted = f"{minimum_tcb_evaluation_data_number} or more"
-        findings.append(Finding("tcb.evaluation-data-number", "tcbEvaluationDataNumber", wanted, str(number)))
+        findings.append(Finding("tcb.evaluation-data-number", "tcbEvaluationDataNumber", wanted, str(number), ANEW))
     if findings:
         raise PolicyError(findings)
     return QuoteVerdict(

@@ -60,8 +60,8 @@ class Ledger:
                 f"{self._held_by()}",
                 code="epc.short",
                 field=EPC_RESOURCE,
-                expected=f"at most {self.free} bytes",
-                found=f"{size} bytes",
+                expected=f"at most {amount(self.free)}",
+                found=amount(size),
                 hint=self._hint(size),
             )
         lease = Lease(self._next, holder, size)

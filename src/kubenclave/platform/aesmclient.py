@@ -113,7 +113,10 @@ def _refused(error: AesmError) -> KubenclaveError:
     text = f"the quote helper answered {error.name} ({error.value})"
     if error in _PASSING:
         return UnreachableError(text, code=_code(error), hint="try again in a moment")
-    return PlatformError(text, code=_code(error), hint="the quote helper's log has the quoting library's own code")
+    hint = "the quote helper's log has the quoting library's own code"
+    if error is AesmError.INVALID_REPORT:
+        hint = "make the REPORT on this processor, with target info that was asked for just before"
+    return PlatformError(text, code=_code(error), hint=hint)
 
 
 def _code(error: AesmError) -> str:

@@ -20,6 +20,7 @@ from kubenclave.platform.base import (
     MachineFacts,
 )
 from kubenclave.platform.linux import kernel
+from kubenclave.sgx.epc import amount
 
 _OK: Final = LayerState.OK
 _MISSING: Final = LayerState.MISSING
@@ -155,10 +156,10 @@ def _permissions(inventory: Inventory) -> Answer:
 def _epc(machine: MachineFacts, inventory: Inventory) -> Answer:
     if inventory.epc_bytes:
         parts = ", ".join(
-            f"{section.size} bytes" + ("" if section.numa_node is None else f" on NUMA node {section.numa_node}")
+            amount(section.size) + ("" if section.numa_node is None else f" on NUMA node {section.numa_node}")
             for section in inventory.sections
         )
-        return _OK, f"{inventory.epc_bytes} bytes ({inventory.epc_source}: {parts})", ""
+        return _OK, f"{amount(inventory.epc_bytes)} ({inventory.epc_source}: {parts})", ""
     if machine.cpu is not None or inventory.epc_source is not EpcSource.NONE:
         return _MISSING, "no EPC", "give SGX more PRMRR in the BIOS setup, or EPC to the virtual machine"
     step = "modprobe cpuid and run as root, or use Linux 5.17 or later, which shows EPC in sysfs"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A verdict as text: what was decided first, then what it rests on."""
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -70,9 +71,7 @@ def _identity(verdict: "QuoteVerdict") -> str:
         rows += [("MRTD", body.mr_td.hex()), ("TDATTRIBUTES", hex(body.td_attributes))]
     checked = "" if verdict.report_data_checked else "  (not checked)"
     data = body.report_data.hex()
-    rows += [("REPORTDATA", data[:64] + (checked if not data[64:].strip("0") else ""))]
-    if data[64:].strip("0"):
-        rows += [("", data[64:] + checked)]
+    rows += [("REPORTDATA", data[:64]), ("", data[64:] + checked)]
     return kit.table(rows)
 
 
@@ -96,7 +95,7 @@ def _terms(verdict: "QuoteVerdict") -> str:
     return kit.table(
         [
             ("appraised under", named),
-            ("relaxations", str(len(verdict.relaxations) or "none")),
+            *zip(itertools.chain(["relaxations"], itertools.repeat("")), verdict.relaxations or ["none"], strict=False),
             ("platform", f"{platform}, {verdict.verified.chain.ca_kind.value} CA"),
             ("root", f"{verdict.verified.anchor.digest} ({'SIMULATED' if verdict.simulated else 'Intel'})"),
             ("collateral", f"TCB evaluation data number {verdict.tcb_evaluation_data_number}"),
