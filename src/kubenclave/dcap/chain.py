@@ -328,7 +328,9 @@ def _refuse_other_root(root: Link, anchor: TrustAnchor, what: str, code: str) ->
             code=f"{code}.untrusted-root",
             expected=f"{anchor.name.rfc4514_string()} with key {anchor.point.hex()[2:18]}...",
             found=f"{root.raw.subject.rfc4514_string()[:200]} with key {key.hex()[-128:-112]}...",
-            hint="for a simulated platform pass its own root certificate (--root)",
+            hint="for a simulated platform pass its own root certificate (--root)"
+            if anchor.is_intel
+            else "this evidence is under another root: leave --root out if that is Intel's",
         )
     return root
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from kubenclave.errors import PlatformError, UsageError
+from kubenclave.platform.home import home
 from kubenclave.platform.simulated.places import cpu_socket, provision_socket
 
 MAX_SOCKET_PATH: Final = 107  # AF_UNIX: 108 bytes with the final zero
@@ -73,7 +74,7 @@ class StateDirectory:
 def locate(wanted: str | None, env: Mapping[str, str]) -> StateDirectory:
     """Return the directory asked for, or the user's own. Raises UsageError when its sockets would not fit."""
     if wanted is None:
-        base = env.get("XDG_STATE_HOME") or str(Path(env.get("HOME", "/root"), ".local/state"))
+        base = env.get("XDG_STATE_HOME") or str(Path(home(env), ".local/state"))
         wanted = str(Path(base, "kubenclave"))
     state = StateDirectory(Path(wanted).absolute())
     longest = len(os.fsencode(state.path / _LONGEST))

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from kubenclave.errors import FormatError, PlatformError, UsageError
+from kubenclave.platform.home import home
 from kubenclave.sgx.sigstruct import EXPONENT, KEY_SIZE, Sigstruct, assemble
 
 _LIMIT: Final = 64 * 1024
@@ -21,7 +22,7 @@ _HINT: Final = "openssl genrsa -3 3072 makes one"
 
 def development_key_path(env: Mapping[str, str]) -> Path:
     """Return where the user's development key is: kubenclave/sim-enclave-key.pem in the user's config folder."""
-    base = env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "/root"), ".config")
+    base = env.get("XDG_CONFIG_HOME") or Path(home(env), ".config")
     return Path(base, "kubenclave", "sim-enclave-key.pem")
 
 
