@@ -55,6 +55,7 @@ def command() -> None:
 
 @command.command(
     "start",
+    short_help="Run the SIMULATED CPU until Ctrl-C.",
     epilog=kit.examples(
         "kubenclave sim start",
         "kubenclave sim start --state /tmp/sim --epc 1Gi --output json",
@@ -209,6 +210,7 @@ def report(
 
 @command.command(
     "tcb",
+    short_help="Show or set what verifiers think of it.",
     epilog=kit.examples(
         "kubenclave sim tcb --state /tmp/sim                what it is",
         "kubenclave sim tcb out-of-date --state /tmp/sim",
@@ -242,6 +244,7 @@ def tcb(*, wanted: str | None, state: str | None) -> None:
 
 @command.command(
     "collateral",
+    short_help="Write collateral and root of the platform.",
     epilog=kit.examples(
         "kubenclave sim collateral --state /tmp/sim --out collateral.json --root root.der",
         "kubenclave quote verify quote.bin --collateral collateral.json --root root.der --at now",
