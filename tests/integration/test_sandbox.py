@@ -3,6 +3,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -229,6 +230,24 @@ def test_the_state_stays_hidden_when_the_folder_around_it_is_made_anew(prefix, s
     assert answers["connects"] == [True, False]
     assert answers["listed"] == [[]]
     assert all(answers["shell"])
+
+
+@namespaces
+def test_the_state_is_out_of_reach_under_every_name_that_mounts_give_it(state):
+    names = [state.parent / name for name in ("again", "whole tree", "part")]
+    for name in names:
+        name.mkdir()
+    again, whole, part = (shlex.quote(str(name)) for name in names)
+    mount = f"mount --bind {state} {again} && mount --bind {state.parent} {whole} && mount --bind {state}/sim {part}"
+    prefix = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    sockets = [
+        str(names[0] / "control.sock"),
+        str(names[1] / "state/control.sock"),
+        str(names[2] / "provision/cpu/cpu.sock"),
+    ]
+    answers = probe(prefix, state, [], connect=[str(state / "control.sock"), *sockets], list=[str(names[1])])
+    assert answers["connects"] == [False] * 4
+    assert "answers.json" in answers["listed"][0]  # nothing else of the folder around it is hidden
 
 
 @namespaces

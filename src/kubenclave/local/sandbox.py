@@ -17,6 +17,7 @@ from typing import Final, NoReturn
 
 from kubenclave.errors import KubenclaveError, PlatformError, UsageError
 from kubenclave.local import mounts
+from kubenclave.local.aliases import aliases
 from kubenclave.local.mounts import Bind, View
 from kubenclave.platform.aesmclient import DEFAULT_SOCKET, SOCKET_VARIABLE
 from kubenclave.platform.linux import driver
@@ -69,6 +70,8 @@ def base_environment(env: Mapping[str, str]) -> dict[str, str]:
 def view(grants: Grants, state: str, root: Path = Path("/")) -> View:
     """Return the file system for these grants: every other SGX device, socket folder and our own state hidden.
 
+    That goes for every name that a mount gives them.
+
     Of a socket folder in which something is granted the rest is hidden. ``root`` is where the devices and folders are
     looked for.
     """
@@ -85,7 +88,8 @@ def view(grants: Grants, state: str, root: Path = Path("/")) -> View:
         if os.path.lexists(path) and path not in granted and path not in places
     ]
     binds = tuple(bind for bind in grants.binds if not _in_place(bind, hidden))
-    return View(binds=binds, hidden=(*hidden, state))
+    hidden.append(state)
+    return View(binds=binds, hidden=(*hidden, *(name for path in hidden for name in aliases(path))))
 
 
 def translated(grants: Grants) -> dict[str, str]:
