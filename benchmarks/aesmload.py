@@ -52,7 +52,8 @@ class Load:
             while due and self._idle:
                 self._ask(due.popleft())
             pause = min(max(start + number / rate - now, 0), 0.05) if rate else 0.05
-            for descriptor, _ in self._poll.poll(pause):
+            select.select((self._poll,), (), (), pause)  # to the microsecond, while epoll rounds up to a millisecond
+            for descriptor, _ in self._poll.poll(0):
                 self._read(descriptor, counting)
 
     def _ask(self, due: float) -> None:
