@@ -373,11 +373,11 @@ import os, signal, sys
 from pathlib import Path
 from kubenclave.local import up
 from kubenclave.local.state import StateDirectory
-usual = up._stop_signal
+usual = up.stop_signal
 def interrupted():
     os.kill(os.getpid(), int(sys.argv[2]))
     return usual()
-up._stop_signal = interrupted
+up.stop_signal = interrupted
 up.serve(up.Options(StateDirectory(Path(sys.argv[1])), simulated=True), print)
 """
 

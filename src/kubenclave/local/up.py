@@ -2,7 +2,6 @@
 """One machine without Kubernetes: the real daemons, a stand-in for the kubelet, and a ledger for the scheduler."""
 
 import asyncio
-import signal
 import sys
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
@@ -24,6 +23,7 @@ from kubenclave.local.processes import Service, Services
 from kubenclave.local.state import StateDirectory, owned
 from kubenclave.platform.base import DeviceKind
 from kubenclave.platform.linux.discover import LinuxPlatform
+from kubenclave.platform.signals import held, stop_signal
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE, PROVISION_RESOURCE, amount
 
 EPC_POLL: Final = 1.0
@@ -31,8 +31,6 @@ EPC_FIRST_POLL: Final = 0.02
 EPC_DEADLINE: Final = 5.0
 REGISTRATION_DEADLINE: Final = 15.0
 DEFAULT_SIMULATED_EPC: Final = 128 << 20
-
-_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 
 _log = structlog.get_logger()
 
@@ -135,16 +133,9 @@ class Machine:
 
 
 def serve(options: Options, on_ready: Callable[[Status], None]) -> None:
-    """Run ``run`` in an event loop of its own, in the main thread. Raises what it raises.
-
-    Signals wait until there is somebody to take them: between the loop's start and that moment Python would cancel
-    whatever runs, and lose the signal where a library swallows that.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-    try:
+    """Run ``run`` in an event loop of its own, in the main thread, without losing a signal. Raises what it raises."""
+    with held():
         asyncio.run(run(options, on_ready))
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 async def run(options: Options, on_ready: Callable[[Status], None]) -> None:
@@ -153,7 +144,7 @@ async def run(options: Options, on_ready: Callable[[Status], None]) -> None:
     Raises UsageError when the state directory is in use, PlatformError when a daemon does not come up.
     """
     state = options.state
-    stop = _stop_signal()
+    stop = stop_signal()
     async with AsyncExitStack() as stack:
         stack.enter_context(owned(state))
         kubelet = Kubelet(state.plugins)
@@ -255,21 +246,6 @@ async def _watch_epc(state: StateDirectory, ledger: Ledger) -> None:
         if capacity != ledger.capacity:
             _log.warning("epc.changed", before=ledger.capacity, now=capacity)
             ledger.capacity = capacity
-
-
-def _stop_signal() -> "asyncio.Future[str]":
-    """Return a future that SIGINT and SIGTERM complete."""
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[str] = loop.create_future()
-
-    def end(name: str) -> None:
-        if not stop.done():
-            stop.set_result(name)
-
-    for number in _STOPPING:
-        loop.add_signal_handler(number, end, number.name)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
-    return stop
 
 
 async def _first_of(work: "asyncio.Task[None]", stop: "asyncio.Future[str]") -> None:

@@ -73,11 +73,13 @@ def start(*, state: str | None, epc: int | None) -> None:
     import asyncio
 
     from kubenclave import log
+    from kubenclave.platform.signals import held
     from kubenclave.platform.simulated import start as program
 
     log.configure("sim", simulated=True)
     kit.warn("SIMULATED platform: nothing is protected by hardware")
-    asyncio.run(program.run(_directory(state), epc, _say_ready))
+    with held():
+        asyncio.run(program.run(_directory(state), epc, _say_ready))
 
 
 def _say_ready(ready: "Ready") -> None:
