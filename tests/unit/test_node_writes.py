@@ -2,8 +2,17 @@
 """Answers to the kubelet go out in one piece each."""
 
 import asyncio
+import functools
 
 from kubenclave.node.kubelet import _OneWrite
+
+
+def in_a_loop(test):
+    @functools.wraps(test)
+    def run():
+        asyncio.run(test())
+
+    return run
 
 
 class Recorded(asyncio.Transport):
@@ -24,6 +33,7 @@ class Recorded(asyncio.Transport):
         self.closed = True
 
 
+@in_a_loop
 async def test_what_one_turn_of_the_loop_writes_is_sent_at_once():
     real = Recorded()
     transport = _OneWrite(real)
@@ -37,6 +47,7 @@ async def test_what_one_turn_of_the_loop_writes_is_sent_at_once():
     assert real.sent == [b"headersmessagetrailers", b"next"]
 
 
+@in_a_loop
 async def test_what_is_written_is_sent_before_the_end():
     real = Recorded()
     transport = _OneWrite(real)
@@ -47,7 +58,7 @@ async def test_what_is_written_is_sent_before_the_end():
     assert real.sent == [b"last"]
 
 
-async def test_it_knows_what_the_real_transport_knows():
+def test_it_knows_what_the_real_transport_knows():
     transport = _OneWrite(Recorded())
     assert transport.get_extra_info("peername") == "kubelet"
     assert transport.get_extra_info("socket", "none") == "none"
