@@ -282,3 +282,20 @@ def test_an_extension_with_a_number_that_the_library_has_no_name_for_is_refused_
     with pytest.raises(TrustError) as refusal:
         verify_pck_chain(pem_chain(*(staged.certificate(name) for name in ("leaf", "ca"))), ANCHOR, Cache())
     assert refusal.value.code == "pck.malformed"
+
+
+def test_a_key_that_is_no_point_of_its_curve_is_the_wrong_kind_of_key():
+    staged = scene("sgx-v3")
+    y = PCK_KEY.public_key().public_numbers().y.to_bytes(32, "big")
+    bad = signed_anew(staged.certificate("leaf"), y, bytes(32), Role.PLATFORM_CA)
+    with pytest.raises(TrustError) as refusal:
+        verify_pck_chain(bad + pem_chain(staged.certificate("ca")), ANCHOR, Cache())
+    assert refusal.value.code == "pck.key"
+
+
+def test_bits_that_no_encoder_writes_behind_the_end_of_base64_are_refused():
+    content = b"AB=="  # one zero byte, then four bits of which the last is set
+    block = b"-----BEGIN CERTIFICATE-----\n" + content + b"\n-----END CERTIFICATE-----\n"
+    with pytest.raises(TrustError) as refusal:
+        verify_issuer_chain(block, ANCHOR, Cache())
+    assert (refusal.value.code, refusal.value.found) == ("pck-ca.malformed", "bits behind the end of base64")
