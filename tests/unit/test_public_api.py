@@ -31,6 +31,12 @@ def test_every_public_name_is_there(name):
     assert getattr(kubenclave, name) is not None
 
 
+def test_every_public_name_is_listed_before_it_is_used():
+    code = "import kubenclave; print(set(kubenclave.__all__) - set(dir(kubenclave)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_a_name_that_is_not_public_is_refused():
     with pytest.raises(AttributeError, match="no attribute 'verify'"):
         _ = kubenclave.verify

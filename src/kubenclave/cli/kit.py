@@ -177,7 +177,9 @@ def read_input(path: str, *, what: str = "file", limit: int = MAX_INPUT) -> byte
                 content = file.read(limit + 1)
     except OSError as error:
         raise UsageError(
-            f"cannot read the {what} {path}: {error.strerror or error}", code="cli.input", hint="see the path"
+            f"cannot read the {what} {path}: {error.strerror or error}",
+            code="cli.input",
+            hint="check its name and permissions",
         ) from error
     if len(content) > limit:
         raise UsageError(
