@@ -180,8 +180,6 @@ def read_input(path: str, *, what: str = "file", limit: int = MAX_INPUT) -> byte
             f"cannot read the {what} {path}: {error.strerror or error}",
             code="cli.input",
             hint="check its name and permissions",
-            code="cli.input",
-            hint="check its name and permissions",
         ) from error
     if len(content) > limit:
         raise UsageError(
