@@ -194,6 +194,26 @@ def test_init_containers_and_sidecars_are_counted_as_the_scheduler_does():
     assert admitted.pod["spec"]["initContainers"][0]["resources"]["limits"][ENCLAVE] == "1"
 
 
+@pytest.mark.parametrize("resource", [EPC, AZURE, ENCLAVE, PROVISION])
+@pytest.mark.parametrize("key", ["limits", "requests"])
+def test_what_is_asked_for_where_nobody_counts_it_is_refused_and_not_overlooked(resource, key):
+    made = pod({EPC: "64Mi"})
+    made["spec"]["resources"] = {key: {resource: 1, "cpu": 1}}
+    made["spec"]["ephemeralContainers"] = [{"name": "debug", "resources": {key: {resource: 1}}}]
+    with pytest.raises(PolicyError) as caught:
+        admit(made)
+    assert [(one.code, one.field) for one in caught.value.findings] == [
+        ("admission.misplaced", f"pod: {key}.{resource}"),
+        ("admission.misplaced", f"ephemeral container debug: {key}.{resource}"),
+    ]
+
+
+def test_other_resources_of_the_pod_and_of_ephemeral_containers_are_none_of_ours():
+    made = pod({EPC: "64Mi"})
+    made["spec"] |= {"resources": {"limits": {"cpu": 1}}, "ephemeralContainers": [{"name": "debug"}]}
+    assert admit(made).epc == 64 << 20
+
+
 def test_annotations_without_effect_are_noted():
     assert "neither" in admit(pod({EPC: "1Mi"}, provider="nobody")).notes[0]
     assert "no container asks" in admit(pod({}, provider="aesmd")).notes[0]

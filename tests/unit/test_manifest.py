@@ -126,6 +126,8 @@ def test_what_has_no_effect_here_is_remarked():
     odd = {"name": "a", "image": "i", "volumeMounts": [{}], "livenessProbe": {}}
     assert len(list(manifest.remarks(pod(odd)))) == 4
     assert not list(manifest.remarks(pod({"name": "a"}, restartPolicy="Never")))
+    (remark,) = manifest.remarks(pod({"name": "a"}, restartPolicy="Never", ephemeralContainers=[{"name": "b"}]))
+    assert "ephemeral" in remark
 
 
 def test_the_grace_is_the_pods_within_bounds():

@@ -162,6 +162,7 @@ class _Review:
 
     def pod(self, asks: Sequence[Ask]) -> None:
         """Apply what concerns the pod as a whole."""
+        self._check_elsewhere()
         names = {ask.name for ask in asks}
         if self.provider is None:
             return
@@ -171,6 +172,20 @@ class _Review:
             )
         elif not any(ask.sgx for ask in asks) and not self.findings:
             self.notes.append(f"annotation {QUOTE_PROVIDER}: no container asks for EPC, so nothing gets quotes")
+
+    def _check_elsewhere(self) -> None:
+        """Refuse what is asked for where neither kubelet nor scheduler look: it would run without."""
+        places = [("pod", self._spec)]
+        places += [
+            (f"ephemeral container {container.get('name', '')}", container)
+            for container in _objects(self._spec, "ephemeralContainers")
+        ]
+        for where, holder in places:
+            for key in ("limits", "requests"):
+                for resource in sorted(_ASKS_FOR_SGX.intersection(_mapping(holder, "resources", key))):
+                    field = f"{where}: {key}.{resource}"
+                    expected = "among the resources of a container or init container"
+                    self.findings.append(Finding("admission.misplaced", field, expected, "where nobody counts it"))
 
     def _epc(self, name: str, lists: Mapping[str, Mapping[str, object]]) -> int | None:
         """Return the bytes of EPC asked for, in whichever dialects; None when that cannot be told."""

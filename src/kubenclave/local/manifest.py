@@ -136,6 +136,8 @@ def remarks(pod: Mapping[str, Any]) -> Iterator[str]:
     """Yield what of an admitted pod has no effect on one machine."""
     spec = pod["spec"]
     containers = [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]
+    if spec.get("ephemeralContainers"):
+        yield "ephemeral containers are not started"
     if any("image" in container for container in containers):
         yield "images are not pulled: the commands run from this machine's own file system"
     if any(container.get("volumeMounts") for container in containers):
