@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from kubenclave.errors import PlatformError, UsageError
-from kubenclave.local import sandbox
+from kubenclave.local import devfs, sandbox
 from kubenclave.local.mounts import Bind, View
 from kubenclave.local.sandbox import Command, Grants
 
@@ -55,7 +55,7 @@ with open(tasks["out"], "w") as file:
 # Starts the probe through the sandbox; run by Python as root, or as somebody else in a user namespace.
 DRIVER = """
 import json, os, sys
-from kubenclave.local import sandbox
+from kubenclave.local import devfs, sandbox
 from kubenclave.local.mounts import Bind
 tasks = json.loads(sys.argv[1])
 grants = sandbox.Grants(tuple(Bind(*one) for one in tasks["binds"]), {})
@@ -111,6 +111,7 @@ def probe(prefix: list[str], state: Path, binds: list[tuple[str, str]], **tasks:
 @pytest.mark.parametrize("prefix", [AS_ROOT, AS_USER])
 def test_granted_sockets_are_at_their_usual_places_and_others_out_of_reach(prefix, state):
     before = {entry.name for entry in Path("/run").iterdir()}
+    names = {path.split("/")[2] for path in sandbox.NAME_SERVICES if Path(path).is_dir()}
     aesm = state / "aesmd/aesm.socket"
     answers = probe(
         prefix,
@@ -129,7 +130,7 @@ def test_granted_sockets_are_at_their_usual_places_and_others_out_of_reach(prefi
     )
     assert answers["connects"] == [True, True, True, False, False, False]
     assert answers["writable"] == [False, False]
-    assert before <= set(answers["listed"][0])
+    assert set(answers["listed"][0]) == {"aesmd", "kubenclave"} | names  # no service of the machine's
     assert answers["listed"][1] == []
     assert {entry.name for entry in Path("/run").iterdir()} == before
 
@@ -196,11 +197,8 @@ def test_files_and_folders_can_be_granted_where_nothing_was(state):
 
 @namespaces
 @pytest.mark.parametrize("prefix", [AS_ROOT, AS_USER])
-def test_a_device_works_under_a_name_that_does_not_exist_and_the_rest_of_dev_stays(prefix, state):
+def test_dev_holds_what_every_container_has_and_the_devices_granted_under_each_name(prefix, state):
     names = ("/dev/sgx_enclave", "/dev/sgx/enclave")
-    if any(Path(name).exists() for name in names):
-        pytest.skip("this machine has SGX")
-    before = {entry.name for entry in Path("/dev").iterdir()}
     answers = probe(
         prefix,
         state,
@@ -208,11 +206,14 @@ def test_a_device_works_under_a_name_that_does_not_exist_and_the_rest_of_dev_sta
         list=["/dev", "/dev/sgx"],
         shell=[
             *(f"test -c {name} && head -c 4 {name} | od -An -tx1 | grep -q '00 00 00 00'" for name in names),
-            "echo x > /dev/null && head -c 1 /dev/urandom > /dev/null && test -d /dev/shm",
+            "echo x > /dev/null && head -c 1 /dev/urandom > /dev/null && touch /dev/shm/kc-$$ && rm /dev/shm/kc-$$",
+            "echo x | cat /dev/stdin > /dev/stderr",
+            f"{sys.executable} -c 'import os; os.ttyname(os.openpty()[1])'",
         ],
     )
-    assert answers["shell"] == [0, 0, 0]
-    assert before | {"sgx", "sgx_enclave"} == set(answers["listed"][0])
+    assert answers["shell"] == [0, 0, 0, 0, 0]
+    standard = {*devfs.DEVICES, *devfs.LINKS, "pts", *(name for name in devfs.FOLDERS if Path("/dev", name).is_dir())}
+    assert set(answers["listed"][0]) == standard | {"sgx", "sgx_enclave"}
     assert answers["listed"][1] == ["enclave"]
 
 
@@ -265,7 +266,7 @@ def test_a_kernel_without_namespaces_is_told_from_a_missing_program(state):
     script = f"""
 import sys
 from kubenclave.errors import PlatformError
-from kubenclave.local import sandbox
+from kubenclave.local import devfs, sandbox
 try:
     sandbox.start(sandbox.Command(("true",), {{}}), sandbox.view(sandbox.Grants(), {str(state)!r}))
 except PlatformError as error:
@@ -307,7 +308,7 @@ def test_without_a_view_the_process_sees_what_we_see_and_dies_with_us(short_tmp)
     out = short_tmp / "pid"
     script = f"""
 import os
-from kubenclave.local import sandbox
+from kubenclave.local import devfs, sandbox
 command = sandbox.Command(("sh", "-c", "echo $$ > {out}.new; mv {out}.new {out}; exec sleep 60"), {{}})
 sandbox.start(command, None)
 while not os.path.exists({str(out)!r}): pass
@@ -341,7 +342,8 @@ def test_the_view_hides_every_sgx_device_and_socket_folder_that_was_not_granted(
     enclave = str(tmp_path / "dev/sgx_enclave")
     grants = Grants((Bind(enclave, enclave, read_only=False), Bind(str(tmp_path / "dev/sgx/enclave"), enclave)))
     view = sandbox.view(grants, "/state", tmp_path)
-    assert view.binds == ()  # both are where they belong
+    assert view.binds == grants.binds  # a new /dev takes the place of the one they are in
+    assert view.dev == str(tmp_path / "dev")
     hidden = [path.removeprefix(str(tmp_path)) for path in view.hidden]
     assert sorted(hidden) == ["/dev/isgx", "/dev/sgx_provision", "/state", "/var/run/aesmd"]
 
@@ -356,10 +358,18 @@ def test_a_granted_place_is_not_hidden(tmp_path):
 def test_of_a_folder_in_which_something_is_granted_the_rest_is_hidden(tmp_path):
     folder = tmp_path / "run/kubenclave"
     (folder / "cpu").mkdir(parents=True)
+    hidden = (str(folder), "/state", str(tmp_path / "run"))
     elsewhere = Bind(str(folder / "cpu"), "/state/sim/cpu")
-    assert sandbox.view(Grants((elsewhere,)), "/state", tmp_path) == View((elsewhere,), (str(folder), "/state"))
+    assert sandbox.view(Grants((elsewhere,)), "/state", tmp_path) == View((elsewhere,), hidden)
     own = Bind(str(folder / "cpu"), str(folder / "cpu"))  # has to be put back
-    assert sandbox.view(Grants((own,)), "/state", tmp_path) == View((own,), (str(folder), "/state"))
+    assert sandbox.view(Grants((own,)), "/state", tmp_path) == View((own,), hidden)
+
+
+def test_names_can_still_be_looked_up(tmp_path):
+    resolver = tmp_path / "run/systemd/resolve"
+    resolver.mkdir(parents=True)
+    view = sandbox.view(Grants(), "/state", tmp_path)
+    assert view == View((Bind(str(resolver), str(resolver)),), ("/state", str(tmp_path / "run")))
 
 
 def test_without_namespaces_granted_variables_name_the_machines_own_paths():

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from kubenclave.local import devfs
+
 CLONE_NEWNS: Final = 0x0002_0000
 CLONE_NEWUSER: Final = 0x1000_0000
 
@@ -47,10 +49,14 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Differences from what everybody sees: ``hidden`` paths first, then ``binds``; later ones win."""
+    """Differences from what everybody sees: ``hidden`` paths first, then ``binds``; later ones win.
+
+    ``dev`` is where a new /dev is put before the binds, empty for none.
+    """
 
     binds: tuple[Bind, ...] = ()
     hidden: tuple[str, ...] = ()
+    dev: str = ""
 
 
 def unshare(flags: int) -> None:
@@ -78,6 +84,8 @@ def apply(view: View) -> None:
     sources = [(bind, os.open(bind.source, os.O_PATH | os.O_CLOEXEC)) for bind in view.binds]
     for path in view.hidden:
         _hide(Path(path).resolve())
+    if view.dev:
+        devfs.replace(Path(view.dev), _mount)
     places = _Places()
     for bind, descriptor in sources:
         source = f"/proc/self/fd/{descriptor}"

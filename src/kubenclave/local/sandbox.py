@@ -26,6 +26,9 @@ from kubenclave.platform.sockets import AESM_FOLDER, SIMULATED_FOLDER
 SGX_DEVICES: Final = tuple(place for _, place, _ in driver.PLACES)
 SGX_FOLDERS: Final = ("/dev/sgx",)
 SOCKET_FOLDERS: Final = (AESM_FOLDER, SIMULATED_FOLDER)
+# Sockets of the machine's services lie here, so a process gets a folder of its own; names have to be looked up still.
+SERVICES: Final = "/run"
+NAME_SERVICES: Final = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager")
 
 # What a process of a user keeps of its environment; everything else has to be asked for.
 KEPT_VARIABLES: Final = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "TERM", "TMPDIR", "TZ", "USER")
@@ -68,9 +71,9 @@ def base_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def view(grants: Grants, state: str, root: Path = Path("/")) -> View:
-    """Return the file system for these grants: every other SGX device, socket folder and our own state hidden.
+    """Return the file system for these grants: other devices, the sockets in /run and our own state hidden.
 
-    That goes for every name that a mount gives them.
+    That goes for every name that a mount gives SGX devices, socket folders and the state.
 
     Of a socket folder in which something is granted the rest is hidden. ``root`` is where the devices and folders are
     looked for.
@@ -87,9 +90,17 @@ def view(grants: Grants, state: str, root: Path = Path("/")) -> View:
         for path in dict.fromkeys(os.path.realpath(candidate) for candidate in candidates)
         if os.path.lexists(path) and path not in granted and path not in places
     ]
-    binds = tuple(bind for bind in grants.binds if not _in_place(bind, hidden))
     hidden.append(state)
-    return View(binds=binds, hidden=(*hidden, *(name for path in hidden for name in aliases(path))))
+    hidden += [name for path in hidden for name in aliases(path)]
+    dev, services = str(root / "dev"), str(root / SERVICES.lstrip("/"))
+    kept = [str(root / path.lstrip("/")) for path in NAME_SERVICES]
+    hidden += [services] if Path(services).is_dir() else []
+    binds = (*(Bind(path, path) for path in kept if Path(path).is_dir()), *grants.binds)
+    return View(
+        binds=tuple(bind for bind in binds if not _in_place(bind, [*hidden, dev])),
+        hidden=tuple(hidden),
+        dev=dev if Path(dev).is_dir() else "",
+    )
 
 
 def translated(grants: Grants) -> dict[str, str]:
