@@ -325,8 +325,8 @@ def test_an_init_container_that_fails_ends_the_pod(up):
     ("words", "code", "exit_code"),
     [
         (["--provision", "--epc", "1Mi", "--", "true"], "admission.provision-refused", 1),
-        (["--epc", "0", "--", "true"], "admission.epc-amount", 1),
-        (["--epc", "some", "--", "true"], "admission.amount", 1),
+        (["--epc", "0", "--", "true"], "cli.misuse", 2),
+        (["--epc", "64MB", "--", "true"], "cli.misuse", 2),
         (["--", "no-such-program"], "run.command", 2),
         (["-f", "/no/such/file"], "cli.input", 2),
         ([], "cli.misuse", 2),

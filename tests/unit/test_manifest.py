@@ -31,7 +31,7 @@ def test_both_dialects_are_admitted_to_the_same_thing():
 
 
 def test_a_command_becomes_the_pod_somebody_would_have_written():
-    made = manifest.from_command(["/opt/My App", "-x"], epc="64Mi", quote=True, provision=True, env={"A": "b"})
+    made = manifest.from_command(["/opt/My App", "-x"], epc=64 << 20, quote=True, provision=True, env={"A": "b"})
     admitted = admit(made, provision_granted=True)
     assert made["metadata"]["name"] == "my-app"
     assert (admitted.epc, admitted.asks[0].provision) == (64 << 20, 1)

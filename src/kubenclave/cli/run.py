@@ -7,6 +7,7 @@ import click
 import msgspec
 
 from kubenclave.cli import kit
+from kubenclave.cli.parameters import EpcSize
 from kubenclave.errors import UsageError
 from kubenclave.local import manifest, run
 from kubenclave.local.sandbox import Isolation
@@ -23,7 +24,7 @@ from kubenclave.local.state import locate
     ),
 )
 @click.option("--state", metavar="DIR", help="The --state of 'kubenclave up'.")
-@click.option("--epc", metavar="SIZE", help="EPC for the command, as in 64Mi.")
+@click.option("--epc", type=EpcSize(), metavar="SIZE", help="EPC for the command, as in 64Mi.")
 @click.option("--quote", is_flag=True, help="Tell the command to get quotes over AESM (SGX_AESM_ADDR=1).")
 @click.option("--provision", is_flag=True, help="Ask for the provisioning key too ('up' has to grant it).")
 @click.option("-f", "--file", "path", metavar="FILE", help="Pod manifest in any dialect, - for stdin.")
@@ -41,7 +42,7 @@ from kubenclave.local.state import locate
 def command(
     *,
     state: str | None,
-    epc: str | None,
+    epc: int | None,
     quote: bool,
     provision: bool,
     path: str | None,

@@ -2,6 +2,7 @@
 """``kubenclave up``: the daemons of a node on this machine, without Kubernetes."""
 
 import os
+import sys
 from typing import Any
 
 import click
@@ -39,12 +40,16 @@ from kubenclave.sgx.epc import amount
     help="EPC of the SIMULATED platform.",
 )
 @click.option("--grant-provision", is_flag=True, help="Grant the provisioning key to whoever asks for it.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every event on a terminal, not only what is wrong.")
 @kit.output_option
-def command(*, state: str | None, simulated: bool | None, epc: int, grant_provision: bool) -> None:
+def command(*, state: str | None, simulated: bool | None, epc: int, grant_provision: bool, verbose: bool) -> None:
     """Run agent, quote helper and a stand-in for the kubelet until Ctrl-C.
 
-    With --output json one document on stdout says that everything is ready and where.
+    With --output json one document on stdout says that everything is ready and where. The log goes to stderr: all of it
+    as JSON lines, on a terminal only what is wrong unless --verbose or KUBENCLAVE_LOG_LEVEL says otherwise.
     """
+    if sys.stderr.isatty() and not verbose:
+        os.environ.setdefault(log.LEVEL_VARIABLE, "warning")  # the daemons inherit it
     directory = locate(state, os.environ)
     usable = up.has_sgx()
     if simulated is False and not usable:

@@ -32,7 +32,7 @@ class Program:
 def from_command(
     command: Sequence[str],
     *,
-    epc: str | None,
+    epc: int | None,
     quote: bool = False,
     provision: bool = False,
     env: Mapping[str, str] | None = None,
