@@ -207,6 +207,18 @@ def test_a_refusal_of_the_plugin_takes_no_device(short_tmp, plugin):
     asyncio.run(scenario())
 
 
+def test_its_end_hangs_up_on_whoever_is_connected(short_tmp):
+    async def scenario() -> None:
+        async with Kubelet(short_tmp).serving():
+            reader, writer = await asyncio.open_unix_connection(short_tmp / "kubelet.sock")
+            assert await reader.read(1)  # accepted: the other side has said something
+        async with asyncio.timeout(10):
+            await reader.read()
+        writer.close()
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("registration", "reason"),
     [

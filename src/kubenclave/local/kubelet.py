@@ -18,12 +18,14 @@ import structlog
 from grpclib.client import Channel
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
-from grpclib.server import Server, Stream
+from grpclib.server import Stream
 
 from kubenclave._proto import deviceplugin_pb2 as pb
 from kubenclave._proto.deviceplugin_grpc import DevicePluginStub, RegistrationBase
 from kubenclave.errors import PlatformError, UnreachableError
 from kubenclave.local.allotment import Allotment, DeviceSpec, Mount
+from kubenclave.node.kubelet import HangUpServer
+from kubenclave.platform import sockets
 
 API_VERSION: Final = "v1beta1"
 SOCKET_NAME: Final = "kubelet.sock"
@@ -79,14 +81,14 @@ class Kubelet:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             _remove_sockets(self._directory)
-            server = Server([_Registration(self)])
+            server = HangUpServer(_Registration(self))
             await server.start(path=str(path))
+            who = sockets.identity(path)
         except OSError as error:
             raise PlatformError(f"cannot serve at {path}: {error.strerror or error}", code="kubelet.listen") from error
         async with AsyncExitStack() as stack:
-            stack.callback(path.unlink, missing_ok=True)
-            stack.push_async_callback(server.wait_closed)
-            stack.callback(server.close)
+            stack.callback(sockets.remove, path, who)
+            stack.push_async_callback(server.stop)
             stack.callback(self._close_endpoints)
             yield
 

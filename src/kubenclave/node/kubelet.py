@@ -25,7 +25,7 @@ from grpclib.protocol import H2Protocol
 from grpclib.server import Server, Stream
 
 from kubenclave._proto import deviceplugin_pb2 as pb
-from kubenclave._proto.deviceplugin_grpc import DevicePluginBase, RegistrationStub
+from kubenclave._proto.deviceplugin_grpc import DevicePluginBase, RegistrationBase, RegistrationStub
 from kubenclave.errors import KubenclaveError, UnreachableError, UsageError
 from kubenclave.node.watch import Signal
 from kubenclave.platform import sockets
@@ -301,10 +301,10 @@ class _Connection(H2Protocol):
         super().connection_made(_OneWrite(transport))
 
 
-class _Server(Server):
+class HangUpServer(Server):
     """grpclib's server, with a stop that hangs up: a peer has to see its streams end."""
 
-    def __init__(self, service: _Service) -> None:
+    def __init__(self, service: DevicePluginBase | RegistrationBase) -> None:
         super().__init__([service])
         self._connections: weakref.WeakSet[H2Protocol] = weakref.WeakSet()
 
@@ -319,7 +319,7 @@ class _Server(Server):
         self.close()
         for connection in list(self._connections):
             if hasattr(connection, "processor"):  # accepted, not only announced
-                connection.processor.close("plugin stops")
+                connection.processor.close("the server stops")
         await self.wait_closed()
 
 
@@ -327,7 +327,7 @@ class _Server(Server):
 async def _serving(service: _Service, path: Path) -> AsyncIterator[sockets.Identity]:
     """Serve at ``path`` inside the block; yields who is there, to recognise it by."""
     listener, who = sockets.take(path, 0o600)
-    server = _Server(service)
+    server = HangUpServer(service)
     try:
         await server.start(sock=listener)
         try:
