@@ -80,3 +80,4 @@ lock: ## pin the newest versions that pyproject.toml allows, with hashes
 
 clean: ## remove what make made
 	rm -rf $(VENV) .cache .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests benchmarks vectors tools -name __pycache__ -prune -exec rm -rf {} +

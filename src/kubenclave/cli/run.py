@@ -60,7 +60,7 @@ def command(
     if path is not None:
         if command_line or epc or quote or provision or variables or name:
             raise UsageError("a manifest says everything itself", code="cli.misuse", hint="give either -f or a COMMAND")
-        pod = manifest.from_yaml(kit.read_input(path, what="manifest", limit=manifest.MAX_MANIFEST + 1))
+        pod = manifest.from_yaml(kit.read_input(path, what="manifest", limit=manifest.MAX_MANIFEST))
     elif command_line:
         env = dict(_variable(text) for text in variables)
         pod = manifest.from_command(command_line, epc=epc, quote=quote, provision=provision, env=env, name=name)

@@ -14,6 +14,7 @@ from kubenclave.cli.sim import sockets
 from kubenclave.cli.sim.identity import EnclaveOptions, identity_of, signer
 from kubenclave.errors import UsageError
 from kubenclave.platform.simulated.tcb import PlatformTcb
+from kubenclave.sgx.epc import amount
 
 if TYPE_CHECKING:
     from kubenclave.platform.simulated.start import Ready
@@ -94,7 +95,7 @@ def _say_ready(ready: "Ready") -> None:
         "tcb": state.tcb.value,
     }
     rows = [("CPU socket", str(ready.cpu_socket)), ("provision socket", str(ready.provision_socket))]
-    rows += [("EPC", f"{state.epc_bytes} bytes"), ("TCB", state.tcb.value)]
+    rows += [("EPC", amount(state.epc_bytes)), ("TCB", state.tcb.value)]
     kit.emit(document, f"ready, SIMULATED\n{kit.table(rows)}")
 
 
@@ -188,7 +189,7 @@ def report(
 
     if out == "-" and kit.wants_json():
         raise UsageError("stdout takes either the REPORT or the document", code="cli.misuse", hint="--out FILE")
-    target = TargetInfo.parse(kit.read_input(target_info, what="target info", limit=TARGET_INFO_SIZE + 1))
+    target = TargetInfo.parse(kit.read_input(target_info, what="target info", limit=TARGET_INFO_SIZE))
     enclave = Enclave.inherited(os.environ)
     small = None if enclave else loader.of_content(_PASSERBY, loader.Terms(), signer(key))
     enclave = enclave or Enclave.connect(sockets.cpu(cpu_socket, state))
