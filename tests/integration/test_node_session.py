@@ -14,9 +14,10 @@ import grpc
 import pytest
 
 from kubenclave._proto import deviceplugin_pb2 as pb
+from kubenclave._proto.deviceplugin_grpc import RegistrationBase
 from kubenclave.errors import UnreachableError
 from kubenclave.node.deviceplugin import EpcMode, Offer, ResourcePlugin, resources
-from kubenclave.node.kubelet import Session, SessionState, Timing
+from kubenclave.node.kubelet import HangUpServer, Session, SessionState, Timing
 from kubenclave.node.watch import Signal, watch_directories
 from kubenclave.platform import sockets
 from kubenclave.platform.base import DeviceKind, DeviceNode, DriverFlavour, EpcSection, EpcSource, Inventory
@@ -334,6 +335,32 @@ def test_being_stopped_while_the_library_swallows_cancellations_is_stopping_all_
 
     asyncio.run(scenario())
     kubelet_socket.close()
+
+
+class Deaf(RegistrationBase):
+    async def Register(self, stream: Any) -> None:  # noqa: N802  # name of the protocol
+        raise AssertionError("nobody calls")
+
+
+@pytest.mark.parametrize("announced", ["before", "after"])
+def test_a_connection_that_is_made_while_the_server_stops_is_hung_up_on(short_tmp, announced):
+    """asyncio makes the protocol first and tells it of its connection a moment later, when the stop may be over."""
+
+    async def scenario() -> None:
+        server = HangUpServer(Deaf())
+        await server.start(path=str(short_tmp / "s"))
+        connection = server._protocol_factory() if announced == "before" else None
+        await server.stop()
+        ours, theirs = socket.socketpair()
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: connection or server._protocol_factory(), sock=theirs
+        )
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        async with asyncio.timeout(10):
+            await reader.read()  # to the end
+        writer.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_call_that_does_not_exist_for_us_is_answered_all_the_same(kubelet, short_tmp):

@@ -293,12 +293,28 @@ class _OneWrite(asyncio.Transport):
 
 
 class _Connection(H2Protocol):
-    """grpclib's side of a connection, with fewer writes."""
+    """grpclib's side of a connection, with fewer writes.
+
+    It may be announced before the server stops and made afterwards: then it ends at once, and nobody is served by what
+    has stopped.
+    """
+
+    made = False
+    stopped = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin with a transport that gathers writes."""
         assert isinstance(transport, asyncio.Transport), "of a stream socket"
         super().connection_made(_OneWrite(transport))
+        self.made = True
+        if self.stopped:
+            self.stop()
+
+    def stop(self) -> None:
+        """Hang up, as soon as there is somebody."""
+        self.stopped = True
+        if self.made:
+            self.processor.close("the server stops")
 
 
 class HangUpServer(Server):
@@ -306,20 +322,22 @@ class HangUpServer(Server):
 
     def __init__(self, service: DevicePluginBase | RegistrationBase) -> None:
         super().__init__([service])
-        self._connections: weakref.WeakSet[H2Protocol] = weakref.WeakSet()
+        self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._stopped = False
 
     def _protocol_factory(self) -> H2Protocol:
         made = super()._protocol_factory()
         connection = _Connection(made.handler, made.config, made.h2_config)
+        connection.stopped = self._stopped
         self._connections.add(connection)
         return connection
 
     async def stop(self) -> None:
         """Close the listening socket and every connection, and wait for the calls to end."""
+        self._stopped = True
         self.close()
         for connection in list(self._connections):
-            if hasattr(connection, "processor"):  # accepted, not only announced
-                connection.processor.close("the server stops")
+            connection.stop()
         await self.wait_closed()
 
 
