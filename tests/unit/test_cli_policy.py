@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kubenclave.cli import main
+from kubenclave.dcap.pins import SGX_PINS, TDX_PINS
 from tests import evidence
 from tests.evidence import MR_ENCLAVE, Files
 
@@ -98,6 +99,19 @@ def test_every_relaxation_is_named(name, check):
         assert said in out
 
 
+def test_every_pin_is_shown(check):
+    rules = [
+        {"mr_enclave": "00" * 32, **{each.member: 7 if each.size is None else "07" * each.size for each in SGX_PINS}},
+        {each.member: "09" * 48 for each in TDX_PINS},
+    ]
+    bits = {"mask": "ff" * 8, "value": "00" * 8}
+    _, out, _ = check("p.json", json.dumps({"version": 1, "enclaves": rules, "td_attributes": bits}))
+    for pin in (*SGX_PINS, *TDX_PINS):
+        assert f"{pin.title} " in out
+    assert "CONFIGSVN >= 7" in out
+    assert "TDATTRIBUTES" in out
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -134,6 +148,7 @@ def test_an_accepted_quote_shows_the_whole_verdict(test):
     assert code == 0
     assert out.startswith("ACCEPTED")
     assert "policy wanted" in out
+    assert ["enclave", "wanted", "enclaves[0]"] in [line.split() for line in out.splitlines()]
     code, out, _ = test(WANTED, "--output", "json")
     shown = json.loads(out)
     assert code == 0

@@ -53,6 +53,8 @@ def test_what_is_no_root_is_a_format_error(content):
     with pytest.raises(FormatError) as refusal:
         TrustAnchor.from_certificate(content)
     assert refusal.value.code == "root.malformed"
+    assert refusal.value.found
+    assert "ParseError" not in str(refusal.value)
 
 
 def test_the_point_keeps_leading_zeros():
@@ -94,7 +96,15 @@ def test_a_simulated_quote_is_refused_under_intels_root():
     with pytest.raises(kubenclave.TrustError) as refusal:
         kubenclave.verify_quote(evidence.quote, collateral_of(evidence), at=AT, cache=Cache())
     assert refusal.value.code == "pck.untrusted-root"
-    assert "--root" in str(refusal.value.hint)
+    assert "(--root)" in str(refusal.value.hint)
+
+
+def test_the_hint_of_an_untrusted_root_fits_a_root_that_was_given():
+    evidence = scene("sgx-v3").build()
+    with pytest.raises(kubenclave.TrustError) as refusal:
+        kubenclave.verify_quote(evidence.quote, collateral_of(evidence), at=AT, root=OTHER_PKI.root_der, cache=Cache())
+    assert refusal.value.code == "pck.untrusted-root"
+    assert "leave --root out" in str(refusal.value.hint)
 
 
 def test_pem_where_der_is_expected_is_called_by_its_name():

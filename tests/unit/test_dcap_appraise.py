@@ -11,13 +11,18 @@ import pytest
 import kubenclave
 from kubenclave.dcap import appraise
 from kubenclave.dcap.cache import Cache
+from kubenclave.dcap.pins import PINS, SGX_PINS, Pin
 from kubenclave.dcap.policy import Policy
+from kubenclave.dcap.relaxations import relaxations_of
 from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.dcap.verdict import QuoteVerdict
 from kubenclave.errors import PolicyError
 from kubenclave.platform.simulated.tcb import PlatformTcb
 from kubenclave.sgx.attributes import Attributes
-from vectors.case import Before, put
+from kubenclave.sgx.quote import Quote
+from kubenclave.sgx.report import ReportBody
+from kubenclave.sgx.tdreport import TdReport10
+from vectors.case import Before, both, put
 from vectors.scene import AT, PERIODS, STRANGER, collateral_of, scene, sgx_body, td_body
 
 BODY, TD = sgx_body(), td_body()
@@ -101,6 +106,92 @@ def test_rules_that_do_not_fit(rule, codes):
     assert findings(enclaves=[rule]) == codes
 
 
+def rule_of(body: ReportBody | TdReport10, pin: Pin) -> dict[str, Any]:
+    value = getattr(body, pin.field)
+    main = ENCLAVE if isinstance(body, ReportBody) else {"mr_td": TD.mr_td.hex()}
+    return {**main, pin.member: value.hex() if isinstance(value, bytes) else value}
+
+
+@pytest.mark.parametrize("pin", PINS, ids=lambda pin: pin.member)
+def test_every_pin_fits_its_value_and_no_other(pin):
+    base = "sgx-v3" if pin in SGX_PINS else "tdx-v5"
+    size = 1 if pin.size is None else pin.size
+    change = put(body={pin.field: 5 if pin.size is None else b"\x05" * size})
+    if pin.member in ("mr_enclave", "mr_signer", "mr_td"):
+        change = NOTHING
+    staged = scene(base)
+    change(staged)
+    rule = rule_of(Quote.parse(staged.build().quote).body, pin)
+    assert verify(change, base, enclaves=[rule]).appraised
+    value = rule[pin.member]
+    wrong = value + 1 if isinstance(value, int) else ("ff" + value[2:] if value[:2] != "ff" else "00" + value[2:])
+    assert findings(change, base, enclaves=[{**rule, pin.member: wrong}]) == [pin.code]
+
+
+def test_an_older_config_svn_will_do_where_the_rule_says_so():
+    change = put(body={"config_svn": 5})
+    assert verify(change, enclaves=[{**ENCLAVE, "min_config_svn": 4}]).appraised
+    with pytest.raises(PolicyError) as refusal:
+        verify(change, enclaves=[{**ENCLAVE, "min_config_svn": 6}])
+    assert str(refusal.value.findings[0]) == "CONFIGSVN: expected 6 or more, found 5"
+
+
+def test_a_field_that_the_body_does_not_have_is_not_zero():
+    rule = {"mr_td": TD.mr_td.hex(), "mr_service_td": "00" * 48}
+    with pytest.raises(PolicyError) as refusal:
+        verify(base="tdx-v4", enclaves=[rule])
+    (finding,) = refusal.value.findings
+    assert (finding.code, finding.found) == (
+        "policy.mr-service-td",
+        "no such field: its TD report is of an older version",
+    )
+
+
+def test_the_closest_rule_is_one_of_the_same_tee():
+    far = {"mr_signer": "00" * 32, "isv_prod_id": 8, "min_isv_svn": 4}
+    assert findings(enclaves=[{"mr_td": "00" * 48}, far])[0] == "policy.mr-signer"
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ([{"name": "mine", **ENCLAVE}], "mine"),
+        ([ENCLAVE], "enclaves[0]"),
+        ([{"mr_enclave": "00" * 32}, SIGNER, ENCLAVE], "enclaves[1]"),
+    ],
+    ids=["name", "no name", "first that fits"],
+)
+def test_a_verdict_says_which_rule_it_was(rules, said):
+    verdict = verify(enclaves=rules)
+    assert verdict.enclave == verdict.as_dict()["enclave"] == said
+
+
+@pytest.mark.parametrize(
+    ("mask", "value", "fits"),
+    [
+        ("01" + "00" * 7, "00" * 8, True),
+        ("00" * 3 + "10" + "00" * 4, "00" * 3 + "10" + "00" * 4, True),
+        ("00" * 7 + "80", "00" * 7 + "80", False),
+    ],
+    ids=["no debug", "SEPT_VE_DISABLE", "PERFMON"],
+)
+def test_td_attributes_under_a_mask(mask, value, fits):
+    change = put(body={"td_attributes": 0x10000000})
+    bits = {"mask": mask, "value": value}
+    if fits:
+        assert verify(change, "tdx-v4", td_attributes=bits).appraised
+    else:
+        assert findings(change, "tdx-v4", td_attributes=bits) == ["policy.td-attributes"]
+
+
+@pytest.mark.parametrize("base", ["sgx-v3", "tdx-v4"])
+def test_a_policy_for_both_tees_names_the_attributes_of_both(base):
+    anything: dict[str, Any] = {"misc_select": {"mask": "00" * 4, "value": "00" * 4}}
+    of_td: dict[str, Any] = {"td_attributes": {"mask": "00" * 8, "value": "00" * 8}}
+    assert verify(base=base, **anything, **of_td).appraised
+    assert findings(base="sgx-v3", **of_td) == ["policy.tee"]
+
+
 def test_the_closest_of_several_rules_is_reported_by_its_name():
     far = {"name": "far", "mr_signer": "00" * 32, "isv_prod_id": 8, "min_isv_svn": 4}
     near = {"name": "near", **SIGNER, "min_isv_svn": 4}
@@ -145,6 +236,31 @@ def test_a_relaxation_that_was_not_needed_is_not_listed():
         dangerously_accept_expired_collateral_days=30,
     )
     assert [each.split(":")[0] for each in verdict.relaxations] == ["root"]
+
+
+@pytest.mark.parametrize("tcb", list(PlatformTcb)[1:6], ids=str)
+def test_a_status_beyond_the_default_is_listed(tcb):
+    status = TcbStatus("".join(STATUS_WORDS.get(word, word.title()) for word in tcb.split("-")))
+    verdict = verify(state(tcb), tcb_statuses=["UpToDate", status.value])
+    assert verdict.relaxations[1:] == (f"tcb_statuses: {status.value} accepted by the policy",)
+    assert verify(tcb_statuses=["UpToDate", status.value]).relaxations[1:] == ()
+
+
+def test_a_policy_and_a_verdict_under_it_agree_on_what_is_relaxed():
+    members: dict[str, Any] = {
+        "dangerously_allow_debug": True,
+        "dangerously_allow_provision_key": True,
+        "dangerously_accept_expired_collateral_days": 9999 // 3,
+        "tcb_statuses": ["UpToDate", "OutOfDate"],
+    }
+    document = {"version": 1, "enclaves": [ENCLAVE], **members}
+    allowed = {each.partition(":")[0] for each in relaxations_of(Policy.from_json(json.dumps(document)))}
+    change = both(put(body={"attributes": Attributes(0x17, 0xE7)}), state(PlatformTcb.OUT_OF_DATE))
+    late = PERIODS.ends + dt.timedelta(days=2)
+    used = {each.partition(":")[0] for each in verify(change, at=late, **members).relaxations} - {"root"}
+    assert allowed == set(members)
+    assert {name.removesuffix("_days") for name in allowed} == used
+    assert relaxations_of(Policy.from_json(json.dumps({"version": 1, "enclaves": [ENCLAVE]}))) == ()
 
 
 @pytest.mark.parametrize(
@@ -228,10 +344,26 @@ def test_report_data_of_the_policy_is_compared_whole():
         assert [finding.code for finding in found] == ["policy.report-data"]
 
 
-def test_report_data_of_the_challenge_goes_before_the_policys():
-    document = {"version": 1, "enclaves": [ENCLAVE], "report_data": "00"}
+@pytest.mark.parametrize(
+    ("challenge", "own", "count"),
+    [(True, True, 0), (True, False, 1), (False, True, 1), (False, False, 1)],
+    ids=["both hold", "the policy's does not", "the challenge's does not", "neither, the same"],
+)
+def test_report_data_of_the_challenge_and_the_policys_both_have_to_hold(challenge, own, count):
+    good, bad = BODY.report_data, bytes(64)
+    document = {"version": 1, "enclaves": [ENCLAVE], "report_data": (good if own else bad).hex()}
     policy = Policy.from_json(json.dumps(document))
-    assert appraise.policy_findings(verify().verified, policy, BODY.report_data) == []
+    found = appraise.policy_findings(verify().verified, policy, good if challenge else bad)
+    assert [finding.code for finding in found] == ["policy.report-data"] * count
+
+
+def test_two_report_data_that_differ_fit_nothing():
+    document = {"version": 1, "enclaves": [ENCLAVE], "report_data": "01"}
+    found = appraise.policy_findings(verify().verified, Policy.from_json(json.dumps(document)), bytes(64))
+    assert [finding.expected for finding in found] == ["00" * 64, "01".ljust(128, "0")]
+
+
+def test_report_data_of_a_challenge_counts_as_checked():
     assert verify(report_data=BODY.report_data).report_data_checked
     assert findings(report_data=bytes(64)) == ["policy.report-data"]
 

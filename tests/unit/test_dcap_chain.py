@@ -17,12 +17,12 @@ from kubenclave.dcap.chain import (
     MAX_CHAIN_SIZE,
     load_chain,
     malformed_as,
-    verify_crl,
     verify_issuer_chain,
     verify_pck_chain,
     verify_raw_signature,
     verify_tcb_signer,
 )
+from kubenclave.dcap.crl import verify_crl
 from kubenclave.dcap.pckext import PckCa
 from kubenclave.errors import TrustError
 from kubenclave.platform.simulated.pki import Role, pem_chain, raw_signature
@@ -50,6 +50,23 @@ def test_a_pck_chain(ca):
     assert chain.extension == scene("sgx-v3", ca).extension
     assert chain.leaf.key == PCK_KEY.public_key()
     assert chain.ca.key == PKI.keys[Role.of(ca)].public_key()
+
+
+@pytest.mark.parametrize("others", [(), ("root",), ("root", "root")], ids=["alone", "root", "root twice"])
+def test_a_ca_that_is_not_there_is_named(others):
+    staged = scene("sgx-v3")
+    with pytest.raises(TrustError) as refusal:
+        verify_pck_chain(pem_chain(*(staged.certificate(name) for name in ("leaf", *others))), ANCHOR, Cache())
+    error = refusal.value
+    assert (error.code, error.message) == ("pck.chain", "the CA that issued the PCK certificate is not in its chain")
+    assert error.expected == staged.certificate("leaf").issuer.rfc4514_string()
+    assert error.found == (" and ".join([ROOT.subject.rfc4514_string()] * len(others)) or "the leaf alone")
+
+
+def test_what_the_library_says_of_garbage_comes_without_its_innards():
+    with pytest.raises(TrustError) as refusal:
+        verify_pck_chain(armoured(b"0" * 99), ANCHOR, Cache())
+    assert (refusal.value.code, refusal.value.found) == ("pck.malformed", "other bytes than DER of that kind")
 
 
 def test_a_chain_beyond_the_limit_is_not_even_read():

@@ -97,18 +97,25 @@ def test_a_quote_that_is_none_is_a_format_error():
         kubenclave.verify_quote(b"no quote", collateral_of(scene("sgx-v3").build()), at=AT)
 
 
+@pytest.mark.parametrize("garbage", [b"", b"no certificate"], ids=["empty", "garbage"])
+def test_a_chain_beside_a_quote_that_carries_its_own_is_left_unread(garbage):
+    assert verify(pck_chain=garbage).as_dict() == verify().as_dict()
+
+
 # Without a policy
 
 
 def test_without_a_policy_nothing_is_appraised():
     verdict = verify()
     assert (verdict.appraised, verdict.policy_name, verdict.report_data_checked) == (False, None, False)
+    assert verdict.enclave is None
 
 
 @pytest.mark.parametrize("state", list(PlatformTcb)[:6], ids=str)
 def test_without_a_policy_every_status_but_revoked_is_the_relying_partys_to_weigh(state):
     verdict = verify(lambda staged: staged.platform(state.svns))
     assert verdict.tcb_status.lower() == state.replace("-", "")
+    assert [each.partition(":")[0] for each in verdict.relaxations] == ["root"]
 
 
 def test_without_a_policy_debug_and_revoked_are_refused_together():
@@ -181,6 +188,8 @@ def test_expired_collateral_within_the_grace_period_is_listed_item_by_item():
 def test_collateral_beyond_the_grace_period_is_refused(grace):
     error = refusal(at=LATE, dangerously_accept_expired_collateral=grace)
     assert (error.code, error.field) == ("collateral.expired", "PCK CRL")
+    assert error.expected == "2026-01-14T00:00:00Z to 2026-02-13T00:00:00Z"
+    assert error.found == "2026-02-15T00:00:00Z"
 
 
 def test_the_grace_period_of_a_policy_counts_as_well():

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from kubenclave.dcap.pins import PINS
 from kubenclave.wire.simcpu import Code
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,7 @@ COMPUTED = {
     "f\"{('collateral' if each.is_collateral else 'certificate')}.{code}\"": [
         f"{what}.{how}" for what in ("collateral", "certificate") for how in ("expired", "not-yet-valid")
     ],
-    "f\"policy.{name.replace('_', '-')}\"": ["policy.mr-enclave", "policy.mr-signer", "policy.mr-td"],
+    "f\"policy.{self.field.replace('_', '-')}\"": [pin.code for pin in PINS],
     "f\"{what.lower().replace(' ', '-')}.malformed\"": ["tcb-info.malformed", "qe-identity.malformed"],
     "f\"aesm.{error.name.lower().replace('_', '-')}\"": ["aesm.*"],
     "f'simcpu.{reply.code.slug}'": [f"simcpu.{status.slug}" for status in Code if status],
@@ -85,7 +86,7 @@ def computed() -> set[str]:
                 places += node.args
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "code":
                 places.append(node.value)
-            elif isinstance(node, ast.FunctionDef) and node.name == "_code":
+            elif isinstance(node, ast.FunctionDef) and node.name in {"_code", "code"}:
                 places += [each.value for each in ast.walk(node) if isinstance(each, ast.Return)]
             texts |= {ast.unparse(place) for place in places if isinstance(place, ast.JoinedStr) and is_code(place)}
     return texts

@@ -14,7 +14,8 @@ from cryptography.x509.oid import NameOID
 from kubenclave import UsageError
 from kubenclave.dcap.anchor import TrustAnchor, intel_root
 from kubenclave.dcap.cache import Cache
-from kubenclave.dcap.chain import verify_crl, verify_pck_chain, verify_tcb_signer
+from kubenclave.dcap.chain import verify_pck_chain, verify_tcb_signer
+from kubenclave.dcap.crl import verify_crl
 from kubenclave.dcap.pckext import SGX_EXTENSION, PckCa, PckExtension, SgxType
 from kubenclave.platform.simulated import der
 from kubenclave.platform.simulated.pki import (

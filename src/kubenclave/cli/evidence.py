@@ -100,19 +100,22 @@ def load_root(path: str) -> bytes:
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    from kubenclave.dcap.anchor import UNREADABLE
+    from kubenclave.dcap.anchor import UNREADABLE, unreadable
 
     try:
-        (certificate,) = x509.load_pem_x509_certificates(content)
-    except UNREADABLE as error:  # none, several, or one that cannot be read
+        certificates = x509.load_pem_x509_certificates(content)
+        found = f"{len(certificates)} certificates"
+    except UNREADABLE as error:
+        certificates, found = [], unreadable(error)
+    if len(certificates) != 1:
         raise FormatError(
             "not a root certificate",
             code="root.malformed",
             field=path,
             expected="one certificate, in DER or PEM",
-            found=str(error)[:200],
-        ) from None
-    return certificate.public_bytes(Encoding.DER)
+            found=found,
+        )
+    return certificates[0].public_bytes(Encoding.DER)
 
 
 def load_anchor(root: bytes | None) -> "TrustAnchor":

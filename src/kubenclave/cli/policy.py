@@ -2,8 +2,7 @@
 """``kubenclave policy``: read a policy as the verifier reads it, and try it on a quote."""
 
 import datetime as dt
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,11 +11,6 @@ from kubenclave.errors import PolicyError
 
 if TYPE_CHECKING:
     from kubenclave.dcap.policy import EnclaveRule, Policy
-
-_RELAXING: Final = {
-    "dangerously_allow_debug": "debug enclaves are let through: their host can read their memory",
-    "dangerously_allow_provision_key": "enclaves with platform-identifying keys are let through",
-}
 
 
 @click.group(
@@ -45,9 +39,11 @@ def check(file: str) -> None:
 
     Exit code 3 when it is not a policy.
     """
+    from kubenclave.dcap.relaxations import relaxations_of
+
     policy = evidence.load_policy(file)
     normalised = _normalised(policy)
-    relaxations = list(_relaxations(policy))
+    relaxations = list(relaxations_of(policy))
     kit.emit({"policy": normalised, "relaxations": relaxations}, _text(policy, relaxations))
 
 
@@ -122,25 +118,13 @@ def _normalised(policy: "Policy") -> dict[str, Any]:
     return normalised
 
 
-def _relaxations(policy: "Policy") -> Iterator[str]:
-    from kubenclave.dcap.tcb import TcbStatus
-
-    for member, meaning in _RELAXING.items():
-        if getattr(policy, member):
-            yield f"{member}: {meaning}"
-    if days := policy.dangerously_accept_expired_collateral_days:
-        yield f"dangerously_accept_expired_collateral_days: collateral counts for {days} days after its end"
-    for status in policy.tcb_statuses:
-        if status is not TcbStatus.UP_TO_DATE:
-            yield f"tcb_statuses: platforms that are {status.value} are let through"
-
-
 def _text(policy: "Policy", relaxations: list[str]) -> str:
     rows = [("policy", kit.printable(policy.name) or "without a name")]
     rows += [("enclave" if not number else "  or", _rule(rule)) for number, rule in enumerate(policy.enclaves)]
     rows.append(("TCB statuses", ", ".join(policy.tcb_statuses)))
     rows.append(("refused advisories", kit.printable(", ".join(policy.refused_advisories)) or "none"))
-    for name, bits in (("ATTRIBUTES", policy.attributes), ("MISCSELECT", policy.misc_select)):
+    masked = (policy.attributes, policy.misc_select, policy.td_attributes)
+    for name, bits in zip(("ATTRIBUTES", "MISCSELECT", "TDATTRIBUTES"), masked, strict=True):
         rows.append((name, "any" if bits is None else f"& {bits.mask.hex()} == {bits.value.hex()}"))
     data = policy.expected_report_data
     rows.append(("REPORTDATA", "not checked, unless the challenge says" if data is None else data.hex()))
@@ -153,17 +137,9 @@ def _text(policy: "Policy", relaxations: list[str]) -> str:
 
 
 def _rule(rule: "EnclaveRule") -> str:
-    wanted = [
-        (name, value.hex() if isinstance(value, bytes) else str(value))
-        for name, value in (
-            ("MRENCLAVE", rule.mr_enclave),
-            ("MRTD", rule.mr_td),
-            ("MRSIGNER", rule.mr_signer),
-            ("ISVPRODID", rule.isv_prod_id),
-            ("ISVSVN >=", rule.min_isv_svn),
-        )
-        if value is not None
-    ]
-    return ", ".join(f"{name} {value}" for name, value in wanted) + (
-        f"  ({kit.printable(rule.name)})" if rule.name else ""
-    )
+    wanted = ", ".join(f"{pin.title}{' >=' if pin.is_minimum else ''} {_value(value)}" for pin, value in rule.pinned)
+    return f"{wanted}  ({kit.printable(rule.name)})" if rule.name else wanted
+
+
+def _value(value: bytes | int) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)

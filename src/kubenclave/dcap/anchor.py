@@ -93,7 +93,7 @@ class TrustAnchor:
         except InvalidSignature:
             raise _not_a_root("a certificate that somebody else signed") from None
         except UNREADABLE as error:
-            raise _not_a_root("PEM" if der[:10] == b"-----BEGIN" else str(error)[:200]) from None
+            raise _not_a_root("PEM" if der[:10] == b"-----BEGIN" else unreadable(error)) from None
 
     @property
     def public_key_info(self) -> bytes:
@@ -122,6 +122,13 @@ def uncompressed_point(key: ec.EllipticCurvePublicKey) -> bytes:
     """Return 04 ‖ x ‖ y of a P-256 key, 65 bytes."""
     numbers = key.public_numbers()
     return b"\x04" + numbers.x.to_bytes(32, "big") + numbers.y.to_bytes(32, "big")
+
+
+def unreadable(error: Exception) -> str:
+    """Return what the X.509 library says of garbage, without the innards of its parser."""
+    text = str(error).partition("ParseError")[0].strip(" :")
+    text = text.replace("error parsing asn1 value", "other bytes than DER of that kind")
+    return text[:200] or type(error).__name__
 
 
 def _not_a_root(why: str) -> FormatError:

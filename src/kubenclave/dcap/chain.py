@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Certificates and revocation lists under a given root (Intel's PKI: a root, two PCK CAs, a TCB signer).
+"""Certificates under a given root (Intel's PKI: a root, two PCK CAs, a TCB signer).
 
 Nothing here looks at a clock: each function checks what holds for ever (names, roles, signatures) and hands out the
 validity periods, so that results can be kept and judged again by the ``now`` of a later call.
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import SignatureAlgorithmOID
 
 from kubenclave.dcap import der
-from kubenclave.dcap.anchor import UNREADABLE, TrustAnchor
+from kubenclave.dcap.anchor import UNREADABLE, TrustAnchor, unreadable
 from kubenclave.dcap.cache import Cache
 from kubenclave.dcap.pckext import SGX_EXTENSION, PckCa, PckExtension
 from kubenclave.errors import TrustError
@@ -44,7 +44,6 @@ _REQUIRED: Final = frozenset(
     }
 )
 _REQUIRED_OF_LEAF: Final = _REQUIRED | {SGX_EXTENSION}
-_PARTIAL: Final = frozenset({x509.DeltaCRLIndicator.oid, x509.IssuingDistributionPoint.oid})
 _UNDERSTOOD_WHEN_CRITICAL: Final = frozenset({x509.KeyUsage.oid, x509.BasicConstraints.oid})
 _COMMON_NAME: Final = bytes.fromhex("550403")  # OID 2.5.4.3
 _CA_NAMES: Final = {"Intel SGX PCK Processor CA": PckCa.PROCESSOR, "Intel SGX PCK Platform CA": PckCa.PLATFORM}
@@ -108,36 +107,13 @@ class PckChain:
     extension: PckExtension
 
 
-@dataclass(frozen=True, slots=True)
-class RevocationList:
-    """A CRL that its issuer signed."""
-
-    raw: x509.CertificateRevocationList = field(repr=False)
-    dated: Dated
-
-    def refuse(self, certificate: Certificate, code: str) -> None:
-        """Raise TrustError when the certificate is on the list, whatever date stands there.
-
-        Intel dates every entry with the list itself, so the date says nothing about when trust ended.
-        """
-        if self.raw.get_revoked_certificate_by_serial_number(certificate.raw.serial_number) is not None:
-            raise TrustError(
-                f"{certificate.dated.what} is revoked",
-                code=code,
-                field=certificate.dated.what,
-                expected=f"not on {self.dated.what}",
-                found=f"serial number {certificate.raw.serial_number:x}",
-                hint="the platform's owner must have it certified anew after a TCB recovery",
-            )
-
-
 @contextlib.contextmanager
 def malformed_as(what: str, code: str) -> Iterator[None]:
     """Turn whatever the X.509 library says of garbage into one TrustError."""
     try:
         yield
     except UNREADABLE as error:
-        raise TrustError(f"{what} cannot be read", code=code, found=str(error)[:200] or type(error).__name__) from None
+        raise TrustError(f"{what} cannot be read", code=code, found=unreadable(error)) from None
 
 
 def load_chain(pem: bytes, what: str, code: str, anchor: TrustAnchor, cache: Cache) -> list[Link]:
@@ -164,7 +140,7 @@ def _read(block: bytes, anchor: TrustAnchor, cache: Cache) -> Link:
     if known is None:
         data = _decode(block)
         raw, parts = x509.load_der_x509_certificate(data), der.certificate(data)
-        return Link(raw, parts, _common_name(parts.subject), digest)
+        return Link(raw, parts, common_name_of(parts.subject), digest)
     return known.link if isinstance(known, Certificate) else known
 
 
@@ -191,11 +167,17 @@ def _verify_pck_chain(chain: Sequence[Link], anchor: TrustAnchor, cache: Cache) 
     leaf, issuers = _pick_leaf(chain)
     issuer = leaf.parts.issuer
     ca = next((each for each in issuers if each.parts.subject == issuer), None)
-    ca_kind = _CA_NAMES.get(_common_name(issuer) if ca is None else ca.common_name)
+    ca_kind = _CA_NAMES.get(common_name_of(issuer) if ca is None else ca.common_name)
     if ca_kind is None:
         raise _wrong_role("PCK certificate", "pck.role", "an issuer named " + " or ".join(_CA_NAMES), leaf.raw.issuer)
     if ca is None:
-        raise _shape("PCK certificate chain", "pck.chain", "the CA that issued the leaf", len(chain))
+        raise TrustError(
+            "the CA that issued the PCK certificate is not in its chain",
+            code="pck.chain",
+            expected=leaf.raw.issuer.rfc4514_string()[:200],
+            found=" and ".join(each.raw.subject.rfc4514_string()[:200] for each in issuers) or "the leaf alone",
+            hint="get that platform's chain anew: leaf, its CA, root",
+        )
     _check_root(_without(issuers, ca), anchor, "PCK certificate", "pck", cache)
     checked_ca = _verify_pck_ca(ca, anchor, cache)
     checked_leaf = _certificate(leaf, "PCK certificate", "pck", is_ca=False)
@@ -248,47 +230,12 @@ def _without(chain: Sequence[Link], one: Link) -> list[Link]:
     return rest
 
 
-def verify_crl(data: bytes, what: str, issuer: bytes, issuer_key: ec.EllipticCurvePublicKey) -> RevocationList:
-    """Check a CRL (DER) against the issuer it has to come from, ``issuer`` being its name in DER.
-
-    Raises TrustError; the codes begin with ``crl``.
-    """
-    with malformed_as(what, "crl.malformed"):
-        return _verify_crl(data, what, issuer, issuer_key)
-
-
-def _verify_crl(data: bytes, what: str, issuer: bytes, issuer_key: ec.EllipticCurvePublicKey) -> RevocationList:
-    crl, parts = x509.load_der_x509_crl(data), der.crl(data)
-    if parts.issuer != issuer:
-        raise TrustError(
-            f"{what} comes from somebody else",
-            code="crl.issuer",
-            expected=_common_name(issuer),
-            found=crl.issuer.rfc4514_string()[:200],
-        )
-    extensions = list(crl.extensions)
-    present = {extension.oid for extension in extensions}
-    # A list that covers only some certificates has to say so critically; one that says so at all is refused.
-    partial = any(extension.critical or extension.oid in _PARTIAL for extension in extensions)
-    if partial or not {x509.CRLNumber.oid, x509.AuthorityKeyIdentifier.oid} <= present or crl.next_update_utc is None:
-        raise TrustError(
-            f"{what} is not of the kind Intel issues",
-            code="crl.extensions",
-            expected="CRL number, authority key identifier, next update, all certificates, no critical extension",
-            found=", ".join(sorted(oid.dotted_string for oid in present))[:200] or "no extension",
-        )
-    if crl.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
-        raise _bad_signature(what, "crl.signature")
-    verify_signature(issuer_key, crl.signature, parts.tbs, what, "crl.signature")
-    return RevocationList(crl, Dated(what, crl.last_update_utc, crl.next_update_utc, is_collateral=True))
-
-
 def verify_signature(key: ec.EllipticCurvePublicKey, signature: bytes, message: bytes, what: str, code: str) -> None:
     """Check a DER-encoded ECDSA signature with SHA-256. Raises TrustError with that code."""
     try:
         key.verify(signature, message, ECDSA_SHA256)
     except InvalidSignature:
-        raise _bad_signature(what, code) from None
+        raise bad_signature(what, code) from None
 
 
 def verify_raw_signature(
@@ -379,7 +326,7 @@ def _certificate(link: Link, what: str, code: str, *, is_ca: bool) -> Certificat
 def _verify_issued(certificate: Certificate, issuer_key: ec.EllipticCurvePublicKey, code: str) -> None:
     what, raw = certificate.dated.what, certificate.raw
     if raw.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
-        raise _bad_signature(what, code)
+        raise bad_signature(what, code)
     verify_signature(issuer_key, raw.signature, certificate.link.parts.tbs, what, code)
 
 
@@ -391,7 +338,7 @@ def _p256(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey | None:
     return key if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1) else None
 
 
-def _common_name(name: bytes) -> str:
+def common_name_of(name: bytes) -> str:
     """Return the one common name in a name (DER), or nothing. Raises DerError, UnicodeDecodeError."""
     found = der.attributes(name, _COMMON_NAME)
     return found[0].decode() if len(found) == 1 else ""
@@ -405,5 +352,6 @@ def _wrong_role(what: str, code: str, expected: str, name: x509.Name) -> TrustEr
     return TrustError(f"{what} has the wrong role", code=code, expected=expected, found=name.rfc4514_string()[:200])
 
 
-def _bad_signature(what: str, code: str) -> TrustError:
+def bad_signature(what: str, code: str) -> TrustError:
+    """Return the refusal of something that its issuer did not sign like this."""
     return TrustError(f"signature of {what} is not good", code=code)

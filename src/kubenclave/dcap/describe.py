@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A quote's own words as JSON values. Nothing in here is verified."""
+"""A quote's own words as JSON values, and times as text. Nothing in here is verified."""
 
+import datetime as dt
 from typing import Any
 
 from kubenclave.sgx.quote import Body, Quote
@@ -38,3 +39,8 @@ def describe_body(body: Body) -> dict[str, Any]:
         elif isinstance(value, int):
             described[name] = value
     return described
+
+
+def zulu(moment: dt.datetime) -> str:
+    """Return a time with a zone in UTC, exactly, as RFC 3339 writes it: 2025-07-19T10:01:00Z."""
+    return moment.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")

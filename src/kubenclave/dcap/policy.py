@@ -5,14 +5,17 @@ Everything strict is the default. Every member that relaxes is named ``dangerous
 A policy that is put together in Python is held to the same rules as one that is read.
 """
 
+import contextlib
 import datetime as dt
 import functools
+import re
 import tomllib
 from typing import Annotated, Any, Final, Literal, get_type_hints
 
 import msgspec
 
 from kubenclave.dcap.collateral import load_json
+from kubenclave.dcap.pins import PINS, SGX_PINS, TDX_PINS, Pin
 from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.errors import FormatError
 from kubenclave.sgx.attributes import AttributeFlags
@@ -22,6 +25,11 @@ _U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 _Days = Annotated[int, msgspec.Meta(ge=0, le=3650)]
 PRIVILEGED_FLAGS: Final = AttributeFlags.PROVISION_KEY | AttributeFlags.EINITTOKEN_KEY
+_ALLOWED: Final = {
+    "tcb_statuses": "one of " + ", ".join(status.value for status in TcbStatus if status is not TcbStatus.REVOKED),
+    "version": "1",
+}
+_WRONG_TYPE: Final = re.compile(r"Expected (?P<expected>.+?)(?:, got (?P<found>.+))?")
 
 
 class Hex(bytes):
@@ -35,7 +43,7 @@ class EnclaveRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     Either ``mr_enclave`` (32 bytes), or ``mr_signer`` (32 bytes) with ``isv_prod_id`` and ``min_isv_svn``: a signer
     alone vouches for everything it ever signed, old versions included. For TDX ``mr_td`` (48 bytes).
-    Members that are given must all hold.
+    The other members narrow that down further: ``pins`` has their sizes. Members that are given must all hold.
     """
 
     name: str = ""
@@ -43,10 +51,33 @@ class EnclaveRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     mr_signer: Hex | None = None
     isv_prod_id: _U16 | None = None
     min_isv_svn: _U16 | None = None
+    isv_ext_prod_id: Hex | None = None
+    isv_family_id: Hex | None = None
+    config_id: Hex | None = None
+    min_config_svn: _U16 | None = None
     mr_td: Hex | None = None
+    mr_seam: Hex | None = None
+    mr_config_id: Hex | None = None
+    mr_owner: Hex | None = None
+    mr_owner_config: Hex | None = None
+    rtmr0: Hex | None = None
+    rtmr1: Hex | None = None
+    rtmr2: Hex | None = None
+    rtmr3: Hex | None = None
+    mr_service_td: Hex | None = None
 
     def __post_init__(self) -> None:
         _hold_to_types(self)
+
+    @property
+    def is_of_sgx(self) -> bool:
+        """Whether the rule speaks of an SGX enclave: a policy has no rule that does not say which TEE it means."""
+        return self.mr_td is None
+
+    @property
+    def pinned(self) -> tuple[tuple[Pin, bytes | int], ...]:
+        """The members that are given, with their values."""
+        return tuple((pin, value) for pin in PINS if (value := getattr(self, pin.member)) is not None)
 
 
 class MaskedBits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,7 +96,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     - ``enclaves``: any one of them.
     - ``tcb_statuses``: accepted statuses in Intel's spelling; Revoked is never accepted.
     - ``refused_advisories``: advisory ids, in whatever case, that must not apply to the platform.
-    - ``attributes`` (16 bytes: FLAGS, XFRM) and ``misc_select`` (4 bytes) in memory order, as masked bits.
+    - ``attributes`` (16 bytes: FLAGS, XFRM) and ``misc_select`` (4 bytes) of SGX, ``td_attributes`` (8 bytes) of TDX,
+      in memory order, as masked bits. A policy that names those of one TEE only refuses quotes of the other.
     - ``report_data``: 1 to 64 bytes, zeros behind them; compared whole.
     - ``max_collateral_age_days``: how old TCB info and QE identity may be at most, counted from their issue date.
     - ``min_tcb_evaluation_data_number``: oldest generation of collateral.
@@ -80,6 +112,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     refused_advisories: tuple[str, ...] = ()
     attributes: MaskedBits | None = None
     misc_select: MaskedBits | None = None
+    td_attributes: MaskedBits | None = None
     report_data: Hex | None = None
     max_collateral_age_days: _Days | None = None
     min_tcb_evaluation_data_number: _Count = 0
@@ -127,18 +160,18 @@ def _checked(document: Any) -> Policy:
     try:
         return msgspec.convert(document, Policy, dec_hook=_decode_hex)
     except ValueError as error:  # msgspec.ValidationError, and UnicodeEncodeError of a lone surrogate
-        raise _malformed(str(error)) from None
+        raise _unfit(error) from None
 
 
 def _check(policy: Policy) -> None:
     for number, rule in enumerate(policy.enclaves):
         _check_rule(rule, f"enclaves[{number}]")
     if TcbStatus.REVOKED in policy.tcb_statuses:
-        raise _malformed("tcb_statuses: Revoked cannot be accepted")
+        raise _malformed("Revoked, which cannot be accepted", "tcb_statuses", _ALLOWED["tcb_statuses"])
     if policy.report_data is not None and not 1 <= len(policy.report_data) <= REPORT_DATA_SIZE:
-        raise _malformed(f"report_data: {len(policy.report_data)} bytes, expected 1 to {REPORT_DATA_SIZE}")
-    for name, bits, size in (("attributes", policy.attributes, 16), ("misc_select", policy.misc_select, 4)):
-        if bits is not None:
+        raise _malformed(f"{len(policy.report_data)} bytes", "report_data", f"1 to {REPORT_DATA_SIZE} bytes")
+    for name, size in (("attributes", 16), ("misc_select", 4), ("td_attributes", 8)):
+        if (bits := getattr(policy, name)) is not None:
             _check_bits(name, bits, size)
 
 
@@ -151,7 +184,7 @@ def _hold_to_types(members: msgspec.Struct) -> None:
         try:
             value = msgspec.convert(getattr(members, name), kind, dec_hook=_decode_hex)
         except ValueError as error:
-            raise _malformed(f"{name}: {error}") from None
+            raise _unfit(error, name) from None
         msgspec.structs.force_setattr(members, name, value)
 
 
@@ -163,36 +196,54 @@ def _types(kind: type[msgspec.Struct]) -> dict[str, Any]:
 def _check_bits(name: str, bits: MaskedBits, size: int) -> None:
     for part, given in (("mask", bits.mask), ("value", bits.value)):
         if len(given) != size:
-            raise _malformed(f"{name}.{part}: {len(given)} bytes, expected {size}")
+            raise _malformed(f"{len(given)} bytes", f"{name}.{part}", f"{size} bytes")
     if any(value & ~mask for value, mask in zip(bits.value, bits.mask, strict=True)):
-        raise _malformed(f"{name}.value: has bits that its mask leaves out, so nothing could match")
+        raise _malformed("bits that its mask leaves out, so nothing could match", where=f"{name}.value")
 
 
 def _check_rule(rule: EnclaveRule, where: str) -> None:
-    for name, value, size in (
-        ("mr_enclave", rule.mr_enclave, 32),
-        ("mr_signer", rule.mr_signer, 32),
-        ("mr_td", rule.mr_td, 48),
-    ):
-        if value is not None and len(value) != size:
-            raise _malformed(f"{where}.{name}: {len(value)} bytes, expected {size}")
+    for pin, value in rule.pinned:
+        if isinstance(value, bytes) and len(value) != pin.size:
+            raise _malformed(f"{len(value)} bytes", f"{where}.{pin.member}", f"{pin.size} bytes")
+    given = {pin for pin, _ in rule.pinned}
+    if not given.isdisjoint(SGX_PINS) and not given.isdisjoint(TDX_PINS):
+        named = ", ".join(pin.member for pin, _ in rule.pinned)
+        raise _malformed(named, where, "members of SGX or members of TDX, not both in one rule")
     by_signer = rule.mr_signer is not None and rule.isv_prod_id is not None and rule.min_isv_svn is not None
-    of_sgx = (rule.mr_enclave, rule.mr_signer, rule.isv_prod_id, rule.min_isv_svn)
-    if rule.mr_td is not None and any(value is not None for value in of_sgx):
-        raise _malformed(f"{where}: mr_td belongs to TDX, the other members to SGX")
     if rule.mr_enclave is None and rule.mr_td is None and not by_signer:
-        raise _malformed(f"{where}: needs mr_enclave, or mr_signer with isv_prod_id and min_isv_svn, or mr_td")
+        named = ", ".join(pin.member for pin, _ in rule.pinned) or "nothing that says which enclave"
+        raise _malformed(named, where, "mr_enclave, or mr_signer with isv_prod_id and min_isv_svn, or mr_td")
 
 
 def _decode_hex(kind: type, value: Any) -> Any:
-    if kind is Hex and isinstance(value, str):
-        return Hex(bytes.fromhex(value))
     if kind is Hex and isinstance(value, bytes):  # in Python there is no need of digits
         return Hex(value)
-    raise ValueError(f"expected a string of hexadecimal digits, found {type(value).__name__}")
+    if kind is Hex and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return Hex(bytes.fromhex(value))
+    found = "other text" if isinstance(value, str) else type(value).__name__
+    raise ValueError(f"Expected hexadecimal digits, got {found}")
 
 
-def _malformed(found: str) -> FormatError:
+def _unfit(error: ValueError, name: str = "") -> FormatError:
+    """Say in our words what msgspec says, as "Expected `int`, got `str` - at `$.version`"; it looked at ``name``."""
+    text, _, path = str(error).partition(" - at `$")
+    where = (name + path.rstrip("`")).removeprefix(".")
+    text = text.replace("`", "")
+    if wrong := _WRONG_TYPE.fullmatch(text):
+        return _malformed(wrong["found"] or "something else", where, wrong["expected"])
+    value = text.removeprefix("Invalid enum value ")
+    if value != text:
+        return _malformed(value, where, _ALLOWED[where.partition("[")[0]])
+    return _malformed(f"{text[0].lower()}{text[1:]}", where)
+
+
+def _malformed(found: str, where: str = "", expected: str | None = None) -> FormatError:
     return FormatError(
-        "not a policy", code="policy.malformed", found=found, hint="docs/policy.md lists every member of a policy"
+        "not a policy",
+        code="policy.malformed",
+        field=where or None,
+        expected=expected,
+        found=found[:200],
+        hint="docs/policy.md lists every member of a policy",
     )

@@ -9,13 +9,12 @@ from kubenclave.dcap.cache import Cache
 from kubenclave.dcap.chain import (
     Certificate,
     Dated,
-    RevocationList,
-    verify_crl,
     verify_issuer_chain,
     verify_raw_signature,
     verify_tcb_signer,
 )
 from kubenclave.dcap.collateral import Collateral
+from kubenclave.dcap.crl import RevocationList, verify_crl
 from kubenclave.dcap.documents import EnclaveIdentity, TcbInfo
 from kubenclave.errors import FormatError, TrustError
 

@@ -8,17 +8,24 @@ from dataclasses import InitVar, dataclass
 from typing import Any, Final
 
 from kubenclave.dcap.anchor import TrustAnchor, intel_root
-from kubenclave.dcap.appraise import ANEW, default_findings, policy_findings, report_data_findings
+from kubenclave.dcap.appraise import (
+    default_findings,
+    generation_findings,
+    policy_findings,
+    report_data_findings,
+    wanted_enclave,
+)
 from kubenclave.dcap.cache import Cache
 from kubenclave.dcap.collateral import Collateral
-from kubenclave.dcap.describe import describe_quote
+from kubenclave.dcap.describe import describe_quote, zulu
 from kubenclave.dcap.documents import TcbLevel
-from kubenclave.dcap.policy import PRIVILEGED_FLAGS, Policy
+from kubenclave.dcap.policy import Policy
+from kubenclave.dcap.relaxations import relaxations_used
 from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.dcap.verify import Verified, verify
-from kubenclave.errors import Finding, PolicyError, UsageError
+from kubenclave.errors import PolicyError, UsageError
 from kubenclave.sgx.quote import Quote
-from kubenclave.sgx.report import REPORT_DATA_SIZE, ReportBody
+from kubenclave.sgx.report import REPORT_DATA_SIZE
 
 _SHARED_CACHE: Final = Cache()
 _SEAL: Final = object()
@@ -39,15 +46,17 @@ _ARGUMENTS: Final[dict[str, Any]] = {
 class QuoteVerdict:
     """A quote that was accepted; only ``verify_quote`` makes one.
 
-    ``appraised`` is False when no policy said which enclave was wanted.
-    ``relaxations`` names, by its keyword, everything the caller decided otherwise than the default rules do and
-    without which the answer or its meaning would be another; an empty tuple means none.
+    ``appraised`` is False when no policy said which enclave was wanted. ``enclave`` is the rule of the policy that it
+    met, the first of several: its name, or ``enclaves[0]`` for one without; None without a policy.
+    ``relaxations`` names, by keyword or member, everything the caller or the policy decided otherwise than the default
+    rules do and without which the answer or its meaning would be another; an empty tuple means none.
     ``minimum_tcb_evaluation_data_number`` is the floor that was set, by the caller or the policy; 0 for none.
     """
 
     verified: Verified
     appraised: bool
     policy_name: str | None
+    enclave: str | None
     report_data_checked: bool
     minimum_tcb_evaluation_data_number: int
     relaxations: tuple[str, ...]
@@ -123,21 +132,22 @@ class QuoteVerdict:
             "accepted": True,
             "appraised": self.appraised,
             "policy": self.policy_name,
+            "enclave": self.enclave,
             "report_data_checked": self.report_data_checked,
             "simulated": self.simulated,
             "tcb_status": self.tcb_status.value,
             "advisories": list(self.advisories),
-            "tcb_date": _time(self.tcb_date),
+            "tcb_date": zulu(self.tcb_date),
             "tcb_evaluation_data_number": self.tcb_evaluation_data_number,
             "minimum_tcb_evaluation_data_number": self.minimum_tcb_evaluation_data_number,
             "platform": _level(self.platform),
             "qe": _level(self.qe),
             "tdx_module": _level(self.tdx_module) if self.tdx_module else None,
             "relaxations": list(self.relaxations),
-            "verified_at": _time(self.verified.at),
-            "earliest_expiration": _time(self.earliest_expiration),
+            "verified_at": zulu(self.verified.at),
+            "earliest_expiration": zulu(self.earliest_expiration),
             "collateral_expired": self.collateral_expired,
-            "dates": {what: [_time(start), _time(end)] for what, (start, end) in self.dates.items()},
+            "dates": {what: [zulu(start), zulu(end)] for what, (start, end) in self.dates.items()},
             "root": self.verified.anchor.digest,
             "collateral": self.verified.collateral_digest.hex(),
             "platform_identity": self._platform_identity(),
@@ -179,8 +189,8 @@ def verify_quote(  # every keyword is a decision of the caller's
 
     - ``at``: the time of the decision, with a zone; the verifier's own, never one taken from the evidence.
     - ``root``: another root than Intel's, a certificate in DER; marks the verdict as simulated.
-    - ``pck_chain``: PEM, for a quote that carries none.
-    - ``report_data``: the 64 bytes this challenge expects.
+    - ``pck_chain``: PEM, for a quote that carries none; beside one that does it is left unread.
+    - ``report_data``: the 64 bytes this challenge expects; those of a policy have to hold as well.
     - ``minimum_tcb_evaluation_data_number``: oldest generation of collateral; two of them are served side by side,
       and the older one may know less that speaks against a platform.
     - ``dangerously_allow_debug``: accept an enclave whose memory its host can read.
@@ -192,45 +202,30 @@ def verify_quote(  # every keyword is a decision of the caller's
     answer is no: TrustError for the first thing that is not genuine or not current, PolicyError with all findings.
     """
     _check_arguments(locals())  # at the top, where these are the arguments and nothing else
-    if report_data is not None and len(report_data) != REPORT_DATA_SIZE:
-        raise UsageError(
-            "report data has the wrong size",
-            code="usage.report-data",
-            field="report_data",
-            expected=f"{REPORT_DATA_SIZE} bytes",
-            found=f"{len(report_data)} bytes",
-        )
+    anchor, kept = intel_root() if root is None else _anchor(root), _SHARED_CACHE if cache is None else cache
     grace = max(dangerously_accept_expired_collateral, policy.grace if policy else dt.timedelta(0))
-    verified = verify(
-        quote,
-        collateral,
-        at=at,
-        anchor=intel_root() if root is None else _anchor(root),
-        cache=_SHARED_CACHE if cache is None else cache,
-        pck_chain=pck_chain,
-        grace=grace,
-    )
+    verified = verify(quote, collateral, at=at, anchor=anchor, cache=kept, pck_chain=pck_chain, grace=grace)
     allow_debug = dangerously_allow_debug or (policy is not None and policy.dangerously_allow_debug)
-    findings = default_findings(verified, allow_debug=allow_debug)
-    if policy is not None:
-        findings += policy_findings(verified, policy, report_data)
-    else:
-        findings += report_data_findings(verified, report_data)
-    number = verified.collateral.tcb_evaluation_data_number
-    if number < minimum_tcb_evaluation_data_number:
-        wanted = f"{minimum_tcb_evaluation_data_number} or more"
-        findings.append(Finding("tcb.evaluation-data-number", "tcbEvaluationDataNumber", wanted, str(number), ANEW))
+    findings = [
+        *default_findings(verified, allow_debug=allow_debug),
+        *(policy_findings(verified, policy, report_data) if policy else report_data_findings(verified, report_data)),
+        *generation_findings(verified, minimum_tcb_evaluation_data_number),
+    ]
     if findings:
         raise PolicyError(findings)
+    return _verdict(verified, policy, report_data, minimum_tcb_evaluation_data_number)
+
+
+def _verdict(verified: Verified, policy: Policy | None, report_data: bytes | None, minimum: int) -> QuoteVerdict:
+    """Return the verdict on a quote that nothing speaks against."""
     return QuoteVerdict(
         verified=verified,
         appraised=policy is not None,
         policy_name=policy.name if policy else None,
+        enclave=wanted_enclave(policy, verified.quote.body) if policy else None,
         report_data_checked=report_data is not None or (policy is not None and policy.report_data is not None),
-        minimum_tcb_evaluation_data_number=max(
-            minimum_tcb_evaluation_data_number, policy.min_tcb_evaluation_data_number if policy else 0
-        ),
-        relaxations=_relaxations(verified, minimum_tcb_evaluation_data_number, policy),
+        minimum_tcb_evaluation_data_number=max(minimum, policy.min_tcb_evaluation_data_number if policy else 0),
+        relaxations=relaxations_used(verified, policy, minimum),
         seal=_SEAL,
     )
 
@@ -252,6 +247,15 @@ def _check_arguments(given: Mapping[str, Any]) -> None:
             expected=wanted,
             found=found,
         )
+    report_data = given["report_data"]
+    if report_data is not None and len(report_data) != REPORT_DATA_SIZE:
+        raise UsageError(
+            "report data has the wrong size",
+            code="usage.report-data",
+            field="report_data",
+            expected=f"{REPORT_DATA_SIZE} bytes",
+            found=f"{len(report_data)} bytes",
+        )
 
 
 @functools.lru_cache(maxsize=64)
@@ -259,29 +263,10 @@ def _anchor(root: bytes) -> TrustAnchor:
     return TrustAnchor.from_certificate(root)
 
 
-def _relaxations(verified: Verified, minimum: int, policy: Policy | None) -> tuple[str, ...]:
-    body, anchor = verified.quote.body, verified.anchor
-    named = [] if anchor.is_intel else [f"root: {anchor.digest} instead of Intel's"]
-    if body.debug:
-        named.append("dangerously_allow_debug: the host can read this enclave's memory")
-    named += [
-        f"dangerously_accept_expired_collateral: {each.what} ended {_time(each.not_after)}" for each in verified.overdue
-    ]
-    if policy is not None and isinstance(body, ReportBody) and body.attributes.flags & PRIVILEGED_FLAGS:
-        named.append("dangerously_allow_provision_key: the enclave may have keys that identify the platform")
-    if minimum:
-        named.append(f"minimum_tcb_evaluation_data_number: {minimum} in place of none")
-    return tuple(named)
-
-
 def _level(level: TcbLevel) -> dict[str, Any]:
     return {
         "status": level.status.value,
         "advisories": list(level.advisories),
-        "tcb_date": _time(level.tcb_date),
+        "tcb_date": zulu(level.tcb_date),
         "svns": list(level.svns),
     }
-
-
-def _time(moment: dt.datetime) -> str:
-    return moment.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")

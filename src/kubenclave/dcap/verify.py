@@ -31,6 +31,7 @@ from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.dcap.cache import Cache
 from kubenclave.dcap.chain import Dated, PckChain, verify_pck_chain, verify_raw_signature
 from kubenclave.dcap.collateral import Collateral
+from kubenclave.dcap.describe import zulu
 from kubenclave.dcap.documents import TcbLevel
 from kubenclave.dcap.evaluate import TcbEvaluation, evaluate_qe, evaluate_sgx, evaluate_tdx
 from kubenclave.dcap.trusted import TrustedCollateral, verify_collateral
@@ -97,20 +98,14 @@ def verify(
 ) -> Verified:
     """Check a quote and its collateral under a root at a time (all three given, none looked up).
 
-    ``pck_chain`` (PEM) is for quotes that carry none; ``grace`` is how long collateral may be overdue.
+    ``pck_chain`` (PEM) is for quotes that carry none, else it is left unread; ``grace`` is how long collateral may be
+    overdue.
     Raises FormatError when the bytes are not a quote, TrustError when the answer is no.
     """
     if at.utcoffset() is None:
         raise UsageError("a time without a zone", code="usage.naive-time", field="at", expected="an aware datetime")
     quote = Quote.parse(data)
-    if quote.header.qe_vendor_id != INTEL_QE_VENDOR_ID:
-        raise TrustError(
-            "quoting enclave of an unknown vendor",
-            code="quote.vendor",
-            field="qe_vendor_id",
-            expected=INTEL_QE_VENDOR_ID.hex(),
-            found=quote.header.qe_vendor_id.hex(),
-        )
+    _check_vendor(quote)
     chain = _chain_of(quote, pck_chain)
     voucher = cache.get_or_check(
         _voucher_key(quote, chain, collateral, anchor), lambda: _vouch(quote, chain, collateral, anchor, cache)
@@ -135,8 +130,19 @@ def verify(
     )
 
 
+def _check_vendor(quote: Quote) -> None:
+    if quote.header.qe_vendor_id != INTEL_QE_VENDOR_ID:
+        raise TrustError(
+            "quoting enclave of an unknown vendor",
+            code="quote.vendor",
+            field="qe_vendor_id",
+            expected=INTEL_QE_VENDOR_ID.hex(),
+            found=quote.header.qe_vendor_id.hex(),
+        )
+
+
 def _chain_of(quote: Quote, pck_chain: bytes | None) -> _Pem:
-    """Return the PCK chain; one that the quote carries goes before one that is given."""
+    """Return the PCK chain: the quote's own, else the one given. One beside the quote's own is left unread."""
     certification = quote.signature.certification_data
     chain = certification.pck_chain or pck_chain
     if chain is None:
@@ -280,7 +286,7 @@ def _untimely(each: Dated, at: dt.datetime, how: str, code: str) -> TrustError:
         f"{each.what} is {how}",
         code=f"{'collateral' if each.is_collateral else 'certificate'}.{code}",
         field=each.what,
-        expected=f"{each.not_before.isoformat()} to {each.not_after.isoformat()}",
-        found=at.isoformat(),
+        expected=f"{zulu(each.not_before)} to {zulu(each.not_after)}",
+        found=zulu(at),
         hint="fetch current collateral" if code == "expired" else "check the time given",
     )

@@ -95,6 +95,7 @@ def _terms(verdict: "QuoteVerdict") -> str:
     return kit.table(
         [
             ("appraised under", named),
+            ("enclave wanted", kit.printable(verdict.enclave or "not said")),
             *zip(itertools.chain(["relaxations"], itertools.repeat("")), verdict.relaxations or ["none"], strict=False),
             ("platform", f"{platform}, {verdict.verified.chain.ca_kind.value} CA"),
             ("root", f"{verdict.verified.anchor.digest} ({'SIMULATED' if verdict.simulated else 'Intel'})"),
