@@ -38,7 +38,7 @@ class Hex(bytes):
     __slots__ = ()
 
 
-class EnclaveRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class EnclaveRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
     """One enclave (or trust domain) that is wanted.
 
     Either ``mr_enclave`` (32 bytes), or ``mr_signer`` (32 bytes) with ``isv_prod_id`` and ``min_isv_svn``: a signer
@@ -74,7 +74,7 @@ class EnclaveRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         """Whether the rule speaks of an SGX enclave: a policy has no rule that does not say which TEE it means."""
         return self.mr_td is None
 
-    @property
+    @functools.cached_property
     def pinned(self) -> tuple[tuple[Pin, bytes | int], ...]:
         """The members that are given, with their values."""
         return tuple((pin, value) for pin in PINS if (value := getattr(self, pin.member)) is not None)
