@@ -363,6 +363,24 @@ def test_a_connection_that_is_made_while_the_server_stops_is_hung_up_on(short_tm
     asyncio.run(scenario())
 
 
+def test_who_is_accepted_in_the_moment_of_the_stop_is_hung_up_on_before_it_is_over(short_tmp):
+    """The program may end right after it: an open socket would be left to the garbage collector."""
+
+    async def scenario(path: str) -> None:
+        server = HangUpServer(Deaf())
+        await server.start(path=path)
+        with socket.socket(socket.AF_UNIX) as ours:
+            ours.connect(path)
+            for _ in range(2):  # accepted, and no more than that
+                await asyncio.sleep(0)
+            await server.stop()
+            ours.settimeout(0)
+            while ours.recv(1 << 10):  # to the end; BlockingIOError would say that it has not come yet
+                pass
+
+    asyncio.run(scenario(str(short_tmp / "s")))
+
+
 def test_a_call_that_does_not_exist_for_us_is_answered_all_the_same(kubelet, short_tmp):
     with kubelet.running(), session(short_tmp):
         client = kubelet.wait(ENCLAVE_RESOURCE)

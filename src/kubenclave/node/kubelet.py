@@ -33,6 +33,10 @@ from kubenclave.platform import sockets
 API_VERSION: Final = "v1beta1"
 KUBELET_SOCKET: Final = "kubelet.sock"
 
+# asyncio takes a turn of its loop each to make the transport of a socket that it has just accepted, to tell the
+# protocol, and to close. On a server that is closed already the first of them fails and leaves the socket open.
+_TURNS_TO_HANG_UP: Final = 5
+
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 _log = structlog.get_logger()
@@ -335,9 +339,14 @@ class HangUpServer(Server):
     async def stop(self) -> None:
         """Close the listening socket and every connection, and wait for the calls to end."""
         self._stopped = True
-        self.close()
+        assert isinstance(self._server, asyncio.Server), "started"
+        for listener in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(listener.fileno())
         for connection in list(self._connections):
             connection.stop()
+        for _ in range(_TURNS_TO_HANG_UP):
+            await asyncio.sleep(0)
+        self.close()
         await self.wait_closed()
 
 
