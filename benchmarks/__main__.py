@@ -72,7 +72,7 @@ def _machine() -> str:
     cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
     load = " ".join(f"{one:.2f}" for one in os.getloadavg())
     return (
-        f"{os.cpu_count()} CPUs ({cpu}), Linux {platform.release()}, Python {platform.python_version()}, "
+        f"{os.cpu_count()} CPUs ({cpu}), Linux {platform.release().partition("-")[0]}, Python {platform.python_version()}, "
         f"kubenclave {__version__}, load at the end {load}"
     )
 
