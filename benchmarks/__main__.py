@@ -71,8 +71,9 @@ def _machine() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
     load = " ".join(f"{one:.2f}" for one in os.getloadavg())
+    kernel = platform.release().partition("-")[0]  # what follows names whoever built it
     return (
-        f"{os.cpu_count()} CPUs ({cpu}), Linux {platform.release().partition("-")[0]}, Python {platform.python_version()}, "
+        f"{os.cpu_count()} CPUs ({cpu}), Linux {kernel}, Python {platform.python_version()}, "
         f"kubenclave {__version__}, load at the end {load}"
     )
 
