@@ -3,6 +3,7 @@
 
 import asyncio
 import errno
+import gc
 import http.client
 import os
 import socket
@@ -233,3 +234,20 @@ def test_only_sockets_have_an_identity(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert sockets.identity(tmp_path / "file") is None
     assert sockets.identity(tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_who_is_accepted_in_the_moment_of_the_end_is_not_left_open(short_tmp: Path, turns: int) -> None:
+    """asyncio accepts in steps, and forgets a connection whose server is closed between them."""
+    path = short_tmp / "s"
+
+    async def scenario() -> None:
+        with socket.socket(socket.AF_UNIX) as peer:
+            async with HealthServer(ROUTES).on_unix_socket(path):
+                peer.connect(str(path))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+            peer.shutdown(socket.SHUT_WR)
+
+    asyncio.run(scenario())
+    gc.collect()  # tells of a socket that nobody has closed
