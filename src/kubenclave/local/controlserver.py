@@ -11,7 +11,7 @@ import structlog
 
 from kubenclave.errors import KubenclaveError
 from kubenclave.local import control
-from kubenclave.platform import serving, sockets
+from kubenclave.platform import sockets
 
 MAX_CONNECTIONS: Final = 512
 REQUEST_DEADLINE: Final = 10.0
@@ -39,7 +39,7 @@ class ControlServer:
         try:
             yield
         finally:
-            await serving.close(server)
+            await sockets.close(server)
             self._stopping = True
             for task in self._tasks:
                 task.cancel()

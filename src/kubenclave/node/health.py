@@ -14,7 +14,7 @@ from typing import Final
 
 import h11
 
-from kubenclave.platform import serving, sockets
+from kubenclave.platform import sockets
 
 Route = Callable[[], tuple[int, str, bytes]]
 """Returns status, content type and body; must not block."""
@@ -46,7 +46,7 @@ class HealthServer:
         try:
             yield
         finally:
-            await serving.close(server)
+            await sockets.close(server)
             sockets.remove(path, who)
 
     @asynccontextmanager
@@ -56,7 +56,7 @@ class HealthServer:
         try:
             yield server.sockets[0].getsockname()[1]
         finally:
-            await serving.close(server)
+            await sockets.close(server)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -33,10 +33,6 @@ from kubenclave.platform import sockets
 API_VERSION: Final = "v1beta1"
 KUBELET_SOCKET: Final = "kubelet.sock"
 
-# asyncio takes a turn of its loop each to make the transport of a socket that it has just accepted, to tell the
-# protocol, and to close. On a server that is closed already the first of them fails and leaves the socket open.
-_TURNS_TO_HANG_UP: Final = 5
-
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 _log = structlog.get_logger()
@@ -340,12 +336,9 @@ class HangUpServer(Server):
         """Close the listening socket and every connection, and wait for the calls to end."""
         self._stopped = True
         assert isinstance(self._server, asyncio.Server), "started"
-        for listener in self._server.sockets:
-            asyncio.get_running_loop().remove_reader(listener.fileno())
         for connection in list(self._connections):
             connection.stop()
-        for _ in range(_TURNS_TO_HANG_UP):
-            await asyncio.sleep(0)
+        await sockets.close(self._server)
         self.close()
         await self.wait_closed()
 

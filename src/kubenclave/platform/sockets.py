@@ -7,9 +7,12 @@ import stat
 import struct
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kubenclave.errors import PlatformError
+
+if TYPE_CHECKING:
+    import asyncio
 
 # Where programs look for the sockets of a node: the same on the node, in containers and in sandboxes. Containers are
 # given the folder, for a socket that is mounted itself is dead for ever once its server has restarted.
@@ -34,6 +37,8 @@ _CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred
 
 Identity = tuple[int, int, int]
 """Device, inode and time of making: tells a socket from one made anew at the same place. Modes do not matter."""
+
+_STEPS_OF_ACCEPTING: Final = 5
 
 
 def listen(path: Path, mode: int, backlog: int = 128, *, owner: tuple[int, int] | None = None) -> socket.socket:
@@ -94,6 +99,22 @@ def remove(path: Path, who: Identity | None) -> None:
     if who is not None and identity(path) == who:
         with suppress(OSError):
             path.unlink()
+
+
+async def close(server: "asyncio.Server") -> None:
+    """Close a server of asyncio's without losing whom it is just accepting.
+
+    asyncio makes a connection in steps, one in a turn of the loop, and forgets one whose server is closed between them:
+    nobody serves or closes it. So it stops accepting first, and closes when what has begun is done.
+    """
+    import asyncio  # noqa: PLC0415  # programs without a loop read this module too, and start sooner without it
+
+    loop = asyncio.get_running_loop()
+    for listener in server.sockets:
+        loop.remove_reader(listener.fileno())
+    for _ in range(_STEPS_OF_ACCEPTING):
+        await asyncio.sleep(0)
+    server.close()
 
 
 def _identity(status: os.stat_result) -> Identity:
