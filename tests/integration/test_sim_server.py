@@ -2,6 +2,7 @@
 """The SIMULATED CPU behind its socket: enclaves apart from one another, and peers that behave badly."""
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import signal
@@ -455,3 +456,21 @@ def test_the_end_of_the_server_ends_all_enclaves(short_tmp):
             enclave.key(SEAL)
         assert closed(idle)
     assert running.cpu.epc.free == running.cpu.epc.pages
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_who_is_accepted_in_the_moment_of_the_end_is_not_left_open(short_tmp, turns):
+    """asyncio accepts in steps, and forgets a connection whose server is closed between them."""
+
+    async def scenario() -> None:
+        cpu = SoftwareCpu(BaseKeys.from_fuses(made.FUSES), epc=4096, cpu_svn=made.CPU_SVN, boot=b"B" * 32)
+        server = CpuServer(cpu, no_chain)
+        await server.start(sockets.listen(short_tmp / "s", 0o600))
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(str(short_tmp / "s"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await server.close()
+
+    asyncio.run(scenario())
+    gc.collect()  # tells of a socket that nobody has closed

@@ -107,7 +107,7 @@ class CpuServer:
     async def close(self) -> None:
         """End all enclaves."""
         for server in self._servers:
-            server.close()
+            await sockets.close(server)
         tasks = [task for task in self._connections.values() if task is not None]
         for task in tasks:
             task.cancel()
