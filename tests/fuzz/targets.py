@@ -50,7 +50,6 @@ _MANY_PAGES: Final = 2000
 class Target:
     """One parser: what to run, inputs that get through it, and the errors with which it may refuse others."""
 
-    room: str
     run: Run
     seeds: Sequence[bytes]
     refusals: tuple[type[Exception], ...] = (FormatError,)
@@ -309,50 +308,43 @@ _COLLATERAL: Final = seeds.EVIDENCE.collateral.to_json().encode()
 _REFUSALS: Final = (FormatError, PolicyError, UsageError)
 
 TARGETS: Final[dict[str, Target]] = {
-    "quote": Target("sgx", quote, [*seeds.QUOTES, *seeds.shared("quotes/*/quote.bin")]),
-    "report-body": Target("sgx", structure(ReportBody), [samples.sgx_body()]),
-    "report": Target("sgx", structure(Report), [samples.sgx_body() + bytes(48)]),
-    "target-info": Target("sgx", structure(TargetInfo), [bytes(512)]),
-    "key-request": Target("sgx", structure(KeyRequest), [bytes(512)]),
-    "td-report-1.0": Target("sgx", structure(TdReport10), [bytes(584)]),
-    "td-report-1.5": Target("sgx", structure(TdReport15), [bytes(648)]),
-    "td-report-1.5-ex": Target("sgx", structure(TdReport15Ex), [bytes(885)]),
-    "ppid": Target("sgx", ppid, [bytes(36), bytes(276), bytes(404)]),
-    "sigstruct": Target(
-        "sgx", sigstruct, [seeds.SIGSTRUCT, *seeds.shared("enclaves/*/*.sig")], (FormatError, TrustError)
-    ),
-    "sec-info": Target("sgx", sec_info, [SecInfo(flags).build() for flags in (0x100, 0x201, 0x203)]),
-    "sgxs": Target("sgx", sgxs, [seeds.SGXS]),
+    "quote": Target(quote, [*seeds.QUOTES, *seeds.shared("quotes/*/quote.bin")]),
+    "report-body": Target(structure(ReportBody), [samples.sgx_body()]),
+    "report": Target(structure(Report), [samples.sgx_body() + bytes(48)]),
+    "target-info": Target(structure(TargetInfo), [bytes(512)]),
+    "key-request": Target(structure(KeyRequest), [bytes(512)]),
+    "td-report-1.0": Target(structure(TdReport10), [bytes(584)]),
+    "td-report-1.5": Target(structure(TdReport15), [bytes(648)]),
+    "td-report-1.5-ex": Target(structure(TdReport15Ex), [bytes(885)]),
+    "ppid": Target(ppid, [bytes(36), bytes(276), bytes(404)]),
+    "sigstruct": Target(sigstruct, [seeds.SIGSTRUCT, *seeds.shared("enclaves/*/*.sig")], (FormatError, TrustError)),
+    "sec-info": Target(sec_info, [SecInfo(flags).build() for flags in (0x100, 0x201, 0x203)]),
+    "sgxs": Target(sgxs, [seeds.SGXS]),
     "gramine-manifest": Target(
-        "sgx", gramine_manifest, [seeds.GRAMINE_MANIFEST, *seeds.shared("enclaves/gramine/*/app.manifest.sgx")]
+        gramine_manifest, [seeds.GRAMINE_MANIFEST, *seeds.shared("enclaves/gramine/*/app.manifest.sgx")]
     ),
-    "gramine-pal": Target("sgx", gramine_pal, [samples.PAL, *seeds.shared("enclaves/gramine/*.elf")]),
-    "aesm-request": Target("wire", aesm_request, [aesm.encode_request(aesm.InitQuote(b"k" * 256, True, 32))[4:]]),
-    "aesm-reply": Target("wire", aesm_reply, [aesm.encode_reply(aesm.QuoteInit(bytes(512), bytes(32)))[4:]]),
-    "key-ids": Target("wire", key_ids, [build_key_id_list([b"k" * 256, b"i" * 256])]),
-    "worker-stream": Target("wire", worker_stream, [*seeds.WORKER, b"".join(seeds.WORKER[:2])]),
-    "cpu-stream": Target("wire", cpu_stream, [*seeds.CPU, b"".join(seeds.CPU)]),
-    "collateral": Target("dcap", collateral, [_COLLATERAL]),
-    "tcb-info": Target("dcap", tcb_info, [seeds.EVIDENCE.collateral.tcb_info, *seeds.shared_documents("tcb_info")]),
-    "qe-identity": Target(
-        "dcap", qe_identity, [seeds.EVIDENCE.collateral.qe_identity, *seeds.shared_documents("qe_identity")]
-    ),
-    "policy-json": Target("dcap", policy_json, [json.dumps(seeds.POLICY).encode()]),
-    "policy-toml": Target("dcap", policy_toml, [seeds.POLICY_TOML.encode()]),
-    "pck-extension": Target("dcap", pck_extension, seeds.PCK_EXTENSIONS),
-    "verify": Target("dcap", verify, [seeds.EVIDENCE.quote], (FormatError, VerificationError)),
-    "verify-collateral": Target("dcap", verify_collateral, [_COLLATERAL], (FormatError, VerificationError)),
-    "verify-chain": Target(
-        "dcap", verify_chain, [seeds.EVIDENCE_WITHOUT_CHAIN.chain], (FormatError, VerificationError)
-    ),
-    "root-certificate": Target("dcap", root_certificate, [seeds.EVIDENCE.root]),
-    "platform-state": Target("local", platform_state, [PlatformState.new(random=bytes).to_json()]),
-    "pod-yaml": Target("local", pod_yaml, seeds.POD_YAMLS, _REFUSALS),
+    "gramine-pal": Target(gramine_pal, [samples.PAL, *seeds.shared("enclaves/gramine/*.elf")]),
+    "aesm-request": Target(aesm_request, [aesm.encode_request(aesm.InitQuote(b"k" * 256, True, 32))[4:]]),
+    "aesm-reply": Target(aesm_reply, [aesm.encode_reply(aesm.QuoteInit(bytes(512), bytes(32)))[4:]]),
+    "key-ids": Target(key_ids, [build_key_id_list([b"k" * 256, b"i" * 256])]),
+    "worker-stream": Target(worker_stream, [*seeds.WORKER, b"".join(seeds.WORKER[:2])]),
+    "cpu-stream": Target(cpu_stream, [*seeds.CPU, b"".join(seeds.CPU)]),
+    "collateral": Target(collateral, [_COLLATERAL]),
+    "tcb-info": Target(tcb_info, [seeds.EVIDENCE.collateral.tcb_info, *seeds.shared_documents("tcb_info")]),
+    "qe-identity": Target(qe_identity, [seeds.EVIDENCE.collateral.qe_identity, *seeds.shared_documents("qe_identity")]),
+    "policy-json": Target(policy_json, [json.dumps(seeds.POLICY).encode()]),
+    "policy-toml": Target(policy_toml, [seeds.POLICY_TOML.encode()]),
+    "pck-extension": Target(pck_extension, seeds.PCK_EXTENSIONS),
+    "verify": Target(verify, [seeds.EVIDENCE.quote], (FormatError, VerificationError)),
+    "verify-collateral": Target(verify_collateral, [_COLLATERAL], (FormatError, VerificationError)),
+    "verify-chain": Target(verify_chain, [seeds.EVIDENCE_WITHOUT_CHAIN.chain], (FormatError, VerificationError)),
+    "root-certificate": Target(root_certificate, [seeds.EVIDENCE.root]),
+    "platform-state": Target(platform_state, [PlatformState.new(random=bytes).to_json()]),
+    "pod-yaml": Target(pod_yaml, seeds.POD_YAMLS, _REFUSALS),
     "pod-json": Target(
-        "local",
         pod_json,
         [json.dumps(seeds.POD).encode()],
         _REFUSALS,
     ),
-    "control-line": Target("local", control_line, seeds.CONTROL_LINES),
+    "control-line": Target(control_line, seeds.CONTROL_LINES),
 }
