@@ -5,7 +5,6 @@ Exit codes: 0 good, 1 the verdict is no, 2 misuse, 3 bad input, 4 not reachable,
 130 interrupted, 141 nobody reads the output.
 """
 
-import importlib
 import io
 import itertools
 import os
@@ -15,10 +14,10 @@ from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
 import click
-from click.shell_completion import CompletionItem
 
 from kubenclave import __version__
 from kubenclave.cli import kit
+from kubenclave.cli.lazy import LazyGroup
 from kubenclave.errors import KubenclaveError, PlatformError, UsageError
 
 PROGRAM: Final = "kubenclave"
@@ -33,6 +32,7 @@ NOUNS: Final = {
     "collateral": "Show collateral and how long it is good.",
     "policy": "Check and test appraisal policies.",
     "node": "Run the daemons of a node: agent, quote-helper.",
+    "cluster": "Run and print what a cluster needs once: policies, webhook, exporter.",
     "sim": "Run and use the SIMULATED SGX platform.",
     "completion": "Print the completion script of a shell.",
     "version": "Print the version.",
@@ -56,28 +56,8 @@ def _closed_pipe_told_apart() -> Iterator[None]:
         raise _NobodyReadsError from error
 
 
-class Nouns(click.Group):
-    """A group that knows its commands' names and help without importing them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the nouns in the order of the table."""
-        return list(NOUNS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a noun."""
-        if cmd_name not in NOUNS:
-            return None
-        command: click.Command = importlib.import_module(f"kubenclave.cli.{cmd_name}").command
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the noun; click's own proposals for a misspelt one come from commands that are already imported."""
-        try:
-            return super().resolve_command(ctx, args)
-        except click.exceptions.NoSuchCommand as error:
-            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=NOUNS, ctx=ctx) from None
+class Nouns(LazyGroup):
+    """The nouns; a reader that went away is told apart here, once for all commands."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Read the command line, which may print help."""
@@ -89,21 +69,12 @@ class Nouns(click.Group):
         with _closed_pipe_told_apart():
             return super().invoke(ctx)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table into the help."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(NOUNS.items()))
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete a noun from the table, options as click does."""
-        if incomplete.startswith("-"):
-            return super().shell_complete(ctx, incomplete)
-        return [CompletionItem(noun, help=text) for noun, text in NOUNS.items() if noun.startswith(incomplete)]
-
 
 @click.group(
     PROGRAM,
     cls=Nouns,
+    package="kubenclave.cli",
+    table=NOUNS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog=kit.examples(
         "kubenclave demo                          everything once, on a SIMULATED platform",

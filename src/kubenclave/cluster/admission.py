@@ -58,6 +58,31 @@ DEVICES: Final = (ENCLAVE_RESOURCE, PROVISION_RESOURCE)
 _ASKS_FOR_SGX: Final = frozenset({*(dialect.resource for dialect in DIALECTS), *DEVICES})
 
 
+class EpcMode(StrEnum):
+    """Which resource is the cluster's ledger of EPC: one, so that nothing is promised twice."""
+
+    CAPACITY = "capacity"
+    DEVICES = "devices"
+
+
+class EnclaveWithoutEpc(StrEnum):
+    """What becomes of an enclave device that is asked for without EPC."""
+
+    REFUSE = "refuse"
+    WARN = "warn"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a site decides about admission."""
+
+    epc_mode: EpcMode = EpcMode.CAPACITY
+    enclave_without_epc: EnclaveWithoutEpc = EnclaveWithoutEpc.REFUSE
+
+
+DEFAULT_RULES: Final = Rules()
+
+
 class ContainerKind(StrEnum):
     """When a container runs."""
 
@@ -106,7 +131,7 @@ class Admitted:
         return max(most, sidecars + main)
 
 
-def admit(pod: Mapping[str, Any], *, provision_granted: bool = False) -> Admitted:
+def admit(pod: Mapping[str, Any], *, provision_granted: bool = False, rules: Rules = DEFAULT_RULES) -> Admitted:  # noqa: ARG001
     """Return the pod as it may run, a changed copy; ``provision_granted`` by its namespace and service account.
 
     Raises FormatError when ``pod`` has not the shape of a Pod, PolicyError with every reason when it cannot be meant.

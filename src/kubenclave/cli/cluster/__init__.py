@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kubenclave cluster``: what a cluster needs once. Each command is a module of this folder."""
+
+from typing import Final
+
+import click
+
+from kubenclave.cli import kit
+from kubenclave.cli.lazy import LazyGroup
+
+COMMANDS: Final = {
+    "policies": "Print the admission policies as YAML.",
+}
+
+
+@click.group(
+    "cluster",
+    cls=LazyGroup,
+    package=__name__,
+    table=COMMANDS,
+    epilog=kit.examples(
+        "kubenclave cluster policies --allow attestation/quote-provider | kubectl apply --server-side -f -",
+    ),
+)
+def command() -> None:
+    """Run and print what a cluster needs once: policies, webhook, exporter."""
