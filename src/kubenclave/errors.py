@@ -10,6 +10,7 @@
     │   ├── TrustError        not genuine, or not current
     │   └── PolicyError       genuine, but not what the policy wants (all findings)
     ├── UnreachableError      somebody we depend on does not answer                    exit 4
+    ├── ClusterError          the cluster's API server refuses                         exit 5
     └── PlatformError         this machine lacks something, or has run out of it       exit 5
 
 Each carries a stable ``code`` (listed in docs/errors.md) that programs may compare, and where it helps the
@@ -132,6 +133,13 @@ class UnreachableError(KubenclaveError):
 
     exit_code = 4
     http_status = 503
+
+
+class ClusterError(KubenclaveError):
+    """A cluster's API server was reached and refuses: not there, not allowed, changed since, not valid."""
+
+    exit_code = 5
+    http_status = 502
 
 
 class PlatformError(KubenclaveError):
