@@ -47,8 +47,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"==> {name}", file=sys.stderr)
         figures += BENCHMARKS[name](effort)
     shown = f"{_machine()}{', short runs' if options.quick else ''}.\n\n{table(figures)}"
-    if any(figure.peer and figure.peer.quoted for figure in figures):
-        shown += "\n\n\\* quoted from an earlier measurement on such a machine, not measured in this run"
     print(shown)
     if options.into:
         _put(shown, options.into)

@@ -15,6 +15,9 @@ class Unit(StrEnum):
     MILLISECONDS = "ms"
     PER_SECOND = "/s"
     MEBIBYTES = "MiB"
+    SECONDS = "s"
+    PER_MINUTE = "/min"
+    COUNT = ""
 
     @property
     def more_is_better(self) -> bool:
@@ -24,11 +27,11 @@ class Unit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Somebody else's figure. ``quoted`` marks one that was measured elsewhere and not in this run."""
+    """Somebody else's figure, taken in the same run; without ``runs``, ``absent`` says why there is none."""
 
     name: str
-    runs: tuple[float, ...]
-    quoted: bool = False
+    runs: tuple[float, ...] = ()
+    absent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +49,14 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table."""
+    """One line of the table; without ``runs``, ``absent`` says why nothing was measured."""
 
     name: str
     unit: Unit
-    runs: tuple[float, ...]
+    runs: tuple[float, ...] = ()
     peer: Peer | None = None
     budget: Budget | None = None
+    absent: str = ""
 
     @property
     def best(self) -> float:
@@ -67,15 +71,15 @@ class Figure:
     @property
     def times_better(self) -> float | None:
         """How many times better than the peer, best run against best run; below 1 is worse."""
-        if self.peer is None:
+        if self.peer is None or not self.peer.runs or not self.runs:
             return None
         peer = _best(self.peer.runs, self.unit)
         return self.best / peer if self.unit.more_is_better else peer / self.best
 
     @property
     def within_budget(self) -> bool | None:
-        """Whether the budget is kept, by the best run; None without one."""
-        if self.budget is None:
+        """Whether the budget is kept, by the best run; None without one, or when nothing of it could be compared."""
+        if self.budget is None or not self.runs or (self.budget.limit is None and self.times_better is None):
             return None
         kept = True
         if self.budget.limit is not None:
@@ -90,10 +94,11 @@ class Figure:
         return {
             "name": self.name,
             "unit": self.unit.value,
-            "best": self.best,
-            "median": self.median,
+            "best": self.best if self.runs else None,
+            "median": self.median if self.runs else None,
             "runs": list(self.runs),
-            "peer": None if peer is None else {"name": peer.name, "runs": list(peer.runs), "quoted": peer.quoted},
+            "absent": self.absent,
+            "peer": None if peer is None else {"name": peer.name, "runs": list(peer.runs), "absent": peer.absent},
             "times_better": self.times_better,
             "budget": None
             if self.budget is None
@@ -110,7 +115,7 @@ _HEAD: Final = ("figure", "best", "median", "unit", "peer", "best", "ratio", "bu
 
 
 def table(figures: Iterable[Figure]) -> str:
-    """Return the figures as a Markdown table; a quoted peer has an asterisk."""
+    """Return the figures as a Markdown table; what could not be measured says why in its place."""
     rows = [_HEAD, *map(_row, figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     lines = [
@@ -124,11 +129,11 @@ def _row(figure: Figure) -> tuple[str, ...]:
     peer, ratio = figure.peer, figure.times_better
     return (
         figure.name,
-        _number(figure.best),
-        _number(figure.median),
+        _number(figure.best) if figure.runs else figure.absent,
+        _number(figure.median) if figure.runs else "",
         figure.unit.value,
-        "" if peer is None else peer.name + ("*" if peer.quoted else ""),
-        "" if peer is None else _number(_best(peer.runs, figure.unit)),
+        "" if peer is None else peer.name,
+        "" if peer is None else _number(_best(peer.runs, figure.unit)) if peer.runs else peer.absent,
         "" if ratio is None else f"{ratio:.2f}",
         "" if figure.budget is None else str(figure.budget),
         {None: "", True: "ok", False: "over"}[figure.within_budget],

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +92,7 @@ def places() -> Iterator[Places]:
 def simulator(where: Places, *, epc: str = "128Mi") -> Iterator[Daemon]:
     """Run the SIMULATED platform."""
     argv = ["kubenclave", "sim", "start", "--state", str(where.root / "sim"), "--epc", epc]
-    with _running(where, argv, lambda: _accepts(where.cpu)) as daemon:
+    with _running(where, argv, lambda: accepts(where.cpu)) as daemon:
         yield daemon
 
 
@@ -102,7 +102,7 @@ def quote_helper(where: Places) -> Iterator[Daemon]:
     argv = ["kubenclave.node.helper", "--socket", str(where.aesm)]
     argv += ["--health-socket", str(where.root / "helper.sock"), "--backend", "simulated"]
     argv += ["--provision-socket", str(where.provision)]
-    with _running(where, argv, lambda: _accepts(where.aesm)) as daemon:
+    with _running(where, argv, lambda: accepts(where.aesm)) as daemon:
         yield daemon
 
 
@@ -113,7 +113,7 @@ def agent(where: Places) -> Iterator[Daemon]:
     argv = ["kubenclave.node.agent", "--plugin-dir", str(where.plugins), "--status-socket", str(status)]
     argv += ["--aesm-dir", str(where.aesm.parent), "--simulated-cpu", str(where.cpu)]
     argv += ["--simulated-provision", str(where.provision)]
-    with _running(where, argv, lambda: _accepts(status)) as daemon:
+    with _running(where, argv, lambda: accepts(status)) as daemon:
         yield daemon
 
 
@@ -147,17 +147,25 @@ def kubelet(where: Places) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _running(where: Places, arguments: list[str], ready: Callable[[], bool]) -> Iterator[Daemon]:
+    path = os.pathsep.join(filter(None, (str(where.root), os.environ.get("PYTHONPATH"))))
+    with started((sys.executable, "-m", *arguments), ready, {"PYTHONPATH": path}) as daemon:
+        yield daemon
+
+
+@contextmanager
+def started(
+    command: Sequence[str], ready: Callable[[], bool], environment: Mapping[str, str] | None = None
+) -> Iterator[Daemon]:
+    """Run any program until the end of the block, once it is ``ready``. Raises RuntimeError with what it said."""
     with tempfile.TemporaryFile() as log:
         start = time.perf_counter()
-        argv = (sys.executable, "-m", *arguments)
-        path = os.pathsep.join(filter(None, (str(where.root), os.environ.get("PYTHONPATH"))))
-        process = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": path})
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **(environment or {})})
         try:
             while not ready():
                 if process.poll() is not None or time.perf_counter() - start > PATIENCE:
                     log.seek(0)
                     said = log.read().decode(errors="replace")[-2000:]
-                    raise RuntimeError(f"{arguments[0]} did not come up: {said}")
+                    raise RuntimeError(f"{' '.join(command)} did not come up: {said}")
                 time.sleep(POLL)
             yield Daemon(process, (time.perf_counter() - start) * 1e3)
         finally:
@@ -165,7 +173,8 @@ def _running(where: Places, arguments: list[str], ready: Callable[[], bool]) -> 
             process.wait(PATIENCE)
 
 
-def _accepts(path: Path) -> bool:
+def accepts(path: Path) -> bool:
+    """Tell whether somebody serves a Unix socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))

@@ -34,12 +34,31 @@ def test_a_budget_is_kept_or_not(unit, run, budget, kept):
     assert Figure("f", unit, (float(run),), Peer("p", (100.0,)), budget).within_budget is kept
 
 
-def test_the_table_marks_what_is_over_and_what_is_only_quoted():
-    over = Figure("slow one", Unit.MILLISECONDS, (200.0,), Peer("Go", (100.0,), quoted=True), Budget(limit=150))
-    row = table([over]).splitlines()[-1]
-    assert [cell.strip() for cell in row.strip("|").split("|")] == [
-        "slow one", "200", "200", "ms", "Go*", "100", "0.50", "150", "over",
-    ]  # fmt: skip
+def cells(figure):
+    return [cell.strip() for cell in table([figure]).splitlines()[-1].strip("|").split("|")]
+
+
+def test_the_table_marks_what_is_over():
+    over = Figure("slow one", Unit.MILLISECONDS, (200.0,), Peer("Go", (100.0,)), Budget(limit=150))
+    assert cells(over) == ["slow one", "200", "200", "ms", "Go", "100", "0.50", "150", "over"]
+
+
+def test_a_peer_that_is_not_there_is_said_and_not_compared():
+    alone = Figure("f", Unit.MILLISECONDS, (2.0,), Peer("Go", absent="not built"), Budget(times_better=0.5))
+    assert alone.within_budget is None
+    assert cells(alone) == ["f", "2", "2", "ms", "Go", "not built", "", "0.5 x peer", ""]
+
+
+def test_a_limit_holds_without_its_peer():
+    alone = Figure("f", Unit.MILLISECONDS, (9.0,), Peer("Go", absent="not built"), Budget(limit=5, times_better=0.5))
+    assert alone.within_budget is False
+
+
+def test_what_was_not_measured_says_why():
+    missing = Figure("f", Unit.MILLISECONDS, absent="needs root", budget=Budget(limit=5))
+    assert missing.within_budget is None
+    assert missing.as_dict()["best"] is None
+    assert cells(missing) == ["f", "needs root", "", "ms", "", "", "", "5", ""]
 
 
 def test_percentile_of_a_single_value():
