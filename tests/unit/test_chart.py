@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chart as a site renders it: documented, checked values; nothing above its rights; the same output every time."""
+
+import itertools
+import json
+import re
+import tomllib
+
+import pytest
+import yaml
+
+from tests.chart import CHART, NAMESPACE, VARIATIONS, Object, containers, helm, pods, render, template
+
+pytestmark = pytest.mark.skipif(helm() is None, reason="Helm is not built: make cluster-tools")
+
+TEMPLATES = sorted((CHART / "templates").rglob("*.yaml"))
+CLUSTER_WIDE = {
+    "ClusterRole", "ClusterRoleBinding", "MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding",
+    "MutatingWebhookConfiguration", "PriorityClass", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=VARIATIONS)
+def objects(request):
+    return render(VARIATIONS[request.param])
+
+
+def values():
+    return yaml.safe_load((CHART / "values.yaml").read_text())
+
+
+def leaves(tree, path=()):
+    """Paths of the values a site can set; lists and maps of a site's own keys are one value."""
+    if (
+        isinstance(tree, dict)
+        and tree
+        and path[-1:] not in {("labels",), ("requests",), ("limits",), ("nodeSelector",)}
+    ):
+        return [leaf for key, inner in tree.items() for leaf in leaves(inner, (*path, key))]
+    return [path]
+
+
+# Values.
+
+
+def test_every_value_is_described_where_it_stands():
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    described = {
+        match[1]
+        for above, line in itertools.pairwise(lines)
+        if (match := re.match(r"\s*(\w+):", line)) and above.lstrip().startswith("#")
+    }
+    names = {path[-1] if path[-1] not in {"requests", "limits"} else "resources" for path in leaves(values())}
+    assert names - described == set()
+
+
+def test_the_schema_knows_every_value_and_no_other():
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def paths(node, path=()):
+        node = schema["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+        if "properties" not in node or (path[-1:] == ("image",) and len(path) > 1) or path[-1:] == ("resources",):
+            return [path]
+        assert node["additionalProperties"] is False, path
+        return [leaf for key, inner in node["properties"].items() for leaf in paths(inner, (*path, key))]
+
+    known = {path[:-1] if path[-1] in {"requests", "limits"} else path for path in leaves(values())}
+    assert set(paths(schema)) == known
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        ({"epcmode": "capacity"}, "epcmode"),
+        ({"epcMode": "dra"}, "/epcMode"),
+        ({"image": {"digest": "latest"}}, "/image/digest"),
+        ({"nodeAgent": {"image": {"name": "x"}}}, "/nodeAgent/image"),
+        ({"webhook": {"replicas": 0}}, "/webhook/replicas"),
+        ({"provision": {"allowed": [{"namespace": "a"}]}}, "serviceAccounts"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_place(wrong, where):
+    done = template({"admission": {"mode": "policies"}} | wrong)
+    assert done.returncode != 0
+    assert where in done.stderr
+
+
+# Rendering.
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_template_is_one_object_and_depends_on_nothing_but_values_and_server(path):
+    text = path.read_text()
+    assert len(re.findall(r"^kind:", text, re.MULTILINE)) == 1
+    assert "\n---" not in text
+    assert re.findall(r"\b(lookup|rand\w+|now|genCA\w*|genSelfSigned\w*|genSignedCert\w*|uuidv4)\b.*}}", text) == []
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_rendering_twice_gives_the_same(variation):
+    assert template(VARIATIONS[variation]).stdout == template(VARIATIONS[variation]).stdout
+
+
+def test_auto_without_a_server_says_what_to_name():
+    done = template({})
+    assert done.returncode != 0
+    assert "set admission.mode to policies" in done.stderr
+    assert "--api-versions" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "mutating"),
+    [
+        ("MutatingAdmissionPolicy", "MutatingAdmissionPolicy"),
+        ("ValidatingAdmissionPolicy", "MutatingWebhookConfiguration"),
+    ],
+)
+def test_auto_goes_by_what_the_server_offers(kind, mutating):
+    kinds = {found["kind"] for found in render({}, "--api-versions", f"admissionregistration.k8s.io/v1/{kind}")}
+    assert kinds & {"MutatingAdmissionPolicy", "MutatingWebhookConfiguration"} == {mutating}
+    assert "ValidatingAdmissionPolicy" in kinds
+
+
+@pytest.mark.parametrize(("version", "good"), [("1.29.9", False), ("1.30.0", True), ("1.34.2-gke.1", True)])
+def test_the_range_of_kubernetes_versions(version, good):
+    done = template(VARIATIONS["webhook"], "--kube-version", version)
+    assert (done.returncode == 0) == good
+    assert good or "kubeVersion: >=1.30.0-0" in done.stderr
+
+
+def test_the_chart_has_the_version_of_the_package():
+    package = tomllib.loads((CHART.parents[1] / "pyproject.toml").read_text())["project"]["version"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == package.partition(".dev")[0]
+
+
+def test_a_digest_goes_before_the_tag_and_a_component_before_all():
+    digest = f"sha256:{'b' * 64}"
+    one = {"image": {"repository": "r.example/k", "digest": digest}, "nodeAgent": {"image": {"tag": "next"}}}
+    images = {name: containers(pod)[0]["image"] for name, pod in pods(render(VARIATIONS["policies"] | one))}
+    assert images.pop("kubenclave-node-agent") == "r.example/k:next"
+    assert set(images.values()) == {f"r.example/k@{digest}"}
+
+
+# Objects.
+
+
+def test_objects_say_whose_they_are(objects):
+    for found in objects:
+        labels = found["metadata"]["labels"]
+        assert found["metadata"]["name"].startswith("kubenclave")
+        assert labels["app.kubernetes.io/part-of"] == "kubenclave"
+        assert labels["app.kubernetes.io/managed-by"] == "Helm"
+        namespace = None if found["kind"] in CLUSTER_WIDE else NAMESPACE
+        assert found["metadata"].get("namespace") == namespace, found["metadata"]["name"]
+
+
+def test_no_object_is_rendered_twice(objects):
+    names = [(found["kind"], found["metadata"]["name"], found["metadata"].get("namespace")) for found in objects]
+    assert len(names) == len(set(names))
+
+
+def test_no_template_grants_more_than_its_part_needs(objects):
+    for found in objects:
+        for rule in found.get("rules", []):
+            where = f"{found['kind']} {found['metadata']['name']}"
+            assert "*" not in [*rule["verbs"], *rule.get("resources", []), *rule.get("apiGroups", [])], where
+            assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"]), where
+            if found["kind"] == "ClusterRole":
+                assert not {"secrets", "serviceaccounts/token", "pods/exec"} & set(rule.get("resources", [])), where
+            if "secrets" in rule.get("resources", []) and rule["verbs"] != ["create"]:
+                assert rule.get("resourceNames"), f"{where}: which Secret?"
+
+
+def test_no_pod_has_privileges_of_the_node(objects):
+    for name, pod in pods(objects):
+        spec = pod["spec"]
+        assert not any(spec.get(member) for member in ("hostNetwork", "hostPID", "hostIPC")), name
+        for container in containers(pod):
+            security = container["securityContext"]
+            assert not security.get("privileged"), name
+            assert security["allowPrivilegeEscalation"] is False, name
+            assert security["readOnlyRootFilesystem"] is True, name
+            assert security["capabilities"] == {"drop": ["ALL"]}, name
+            assert security.get("seccompProfile", spec.get("securityContext", {}).get("seccompProfile")), name
+        for volume in spec.get("volumes", []):
+            if "hostPath" in volume:
+                assert volume["hostPath"]["path"] not in {"/", "/etc", "/var", "/run", "/var/run", "/var/lib/kubelet"}
+
+
+def test_pods_are_what_platform_engineers_expect(objects):
+    for name, pod in pods(objects):
+        spec = pod["spec"]
+        assert spec["priorityClassName"], name
+        assert spec["serviceAccountName"], name
+        for container in containers(pod):
+            assert {"cpu", "memory"} <= set(container["resources"]["requests"]), name
+            assert "memory" in container["resources"]["limits"], name
+            assert container["imagePullPolicy"], name
+
+
+@pytest.mark.parametrize("component", ["nodeAgent", "quoteHelper", "webhook", "exporter", "simulated"])
+def test_what_a_site_sets_reaches_the_pods(component):
+    names = {
+        "nodeAgent": "kubenclave-node-agent",
+        "quoteHelper": "kubenclave-quote-helper",
+        "webhook": "kubenclave-webhook",
+        "exporter": "kubenclave-exporter",
+        "simulated": "kubenclave-simulator",
+    }
+    toleration = {"key": "dedicated", "operator": "Exists"}
+    own: Object = {
+        "image": {"repository": "r.example/other", "tag": "7", "pullPolicy": "Always"},
+        "resources": {"requests": {"cpu": "11m", "memory": "99Mi"}, "limits": {"memory": "199Mi"}},
+        "nodeSelector": {"pool": "x"},
+        "tolerations": [toleration],
+        "podAnnotations": {"note": "seen"},
+        "podLabels": {"team": "t"},
+    }
+    site: Object = {
+        "admission": {"mode": "webhook"},
+        "imagePullSecrets": [{"name": "registry"}],
+        "simulated": {"enabled": component == "simulated"},
+    }
+    site[component] = site.get(component, {}) | own
+    pod = dict(pods(render(site)))[names[component]]
+    container = pod["spec"]["containers"][0]
+    assert (container["image"], container["imagePullPolicy"]) == ("r.example/other:7", "Always")
+    assert container["resources"]["requests"].items() >= own["resources"]["requests"].items()
+    assert pod["spec"]["nodeSelector"].items() >= own["nodeSelector"].items()
+    assert toleration in pod["spec"]["tolerations"]
+    assert pod["metadata"]["annotations"]["note"] == "seen"
+    assert pod["metadata"]["labels"]["team"] == "t"
+    assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+
+
+def test_network_policies_go_by_ports_that_exist():
+    objects = render(VARIATIONS["most"])
+    ports = {port["name"] for _, pod in pods(objects) for each in containers(pod) for port in each.get("ports", [])}
+    named = {
+        port["port"]
+        for found in objects
+        if found["kind"] == "NetworkPolicy"
+        for rule in found["spec"].get("ingress", [])
+        for port in rule["ports"]
+    }
+    assert named == {"metrics", "webhook", "issuer"}
+    assert named <= ports
+
+
+# Nodes and sizes.
+
+
+def sizes():
+    data = yaml.safe_load((CHART / "files/skus.yaml").read_text())
+    return {size["name"]: size for series in data["series"].values() for size in series["sizes"]}
+
+
+def test_the_node_agent_is_on_every_size_of_the_table_and_never_by_a_label_of_its_own():
+    pod = dict(pods(render(VARIATIONS["policies"])))["kubenclave-node-agent"]
+    required = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    terms = [
+        {each["key"]: each["values"] for each in term["matchExpressions"]} for term in required["nodeSelectorTerms"]
+    ]
+    assert all(term["kubernetes.io/os"] == ["linux"] for term in terms)
+    keys = {key for term in terms for key in term}
+    assert not keys & {"kubenclave.dev/sgx", "sgx.intel.com/capable", "intel.feature.node.kubernetes.io/sgx"}
+    (types,) = [
+        term["node.kubernetes.io/instance-type"] for term in terms if "node.kubernetes.io/instance-type" in term
+    ]
+    assert sorted(types) == sorted(sizes())
+
+
+def test_sizes_are_data_of_templates_and_never_capacity():
+    assert len(sizes()) == 20
+    for path in TEMPLATES:
+        assert "epcMiB" not in path.read_text()
