@@ -10,7 +10,7 @@ A suffix without a digit is refused where Kubernetes, against its own grammar, r
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 from typing import Final, Self
 
 from kubenclave.errors import FormatError
@@ -35,6 +35,13 @@ _QUANTITY: Final = re.compile(
 _DECIMAL: Final = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _DECIMAL_SUFFIX: Final = {power: suffix for suffix, power in _DECIMAL.items()}
 _BINARY: Final = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
+
+
+class EpcMode(StrEnum):
+    """How EPC is counted: by the node's capacity, or as one device for each MiB (confcom's original form)."""
+
+    CAPACITY = "capacity"
+    DEVICES = "devices"
 
 
 class Notation(Enum):

@@ -4,23 +4,15 @@
 import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Final
 
 from kubenclave.errors import PlatformError
 from kubenclave.platform import sockets
 from kubenclave.platform.base import CONTAINER_PATHS, DeviceKind, DriverFlavour, Inventory
-from kubenclave.sgx.epc import AZURE_EPC_RESOURCE, ENCLAVE_RESOURCE, PROVISION_RESOURCE, whole_mib
+from kubenclave.sgx.epc import AZURE_EPC_RESOURCE, ENCLAVE_RESOURCE, PROVISION_RESOURCE, EpcMode, whole_mib
 
 DEFAULT_LIMIT: Final = 110  # what a kubelet runs at most by default, in pods
 MAX_EPC_DEVICES: Final = 4096
-
-
-class EpcMode(StrEnum):
-    """How EPC is counted: by the node's capacity, or as one device for each MiB (confcom's original form)."""
-
-    CAPACITY = "capacity"
-    DEVICES = "devices"
 
 
 @dataclass(frozen=True, slots=True)

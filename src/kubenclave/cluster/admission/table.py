@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of admission: names, units and amounts, and what a site decides. Every rendering of the rules reads it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from kubenclave.sgx.epc import (
+    ALIBABA_EPC_RESOURCE,
+    AZURE_EPC_RESOURCE,
+    ENCLAVE_RESOURCE,
+    EPC_RESOURCE,
+    MIB,
+    PROVISION_RESOURCE,
+    EpcMode,
+    mib_for,
+)
+
+QUOTE_PROVIDER: Final = "sgx.intel.com/quote-provider"
+AESMD: Final = "aesmd"
+AESM_VARIABLE: Final = "SGX_AESM_ADDR"
+AESM_PATHS: Final = ("/run/aesmd", "/var/run/aesmd")
+
+TOTAL_ANNOTATION: Final = EPC_RESOURCE
+"""Pod annotation with the bytes of EPC of the whole pod, by which Kata sizes its guest."""
+
+MAX_EPC: Final = 1 << 50
+"""Bytes of EPC a container may ask for: more than any machine has, and sums of it stay below 64 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One name under which people ask for EPC; an amount of 1 means ``unit`` bytes."""
+
+    resource: str
+    unit: int
+    origin: str
+
+    @property
+    def most(self) -> int:
+        """The largest amount."""
+        return MAX_EPC // self.unit
+
+
+DIALECTS: Final = (
+    Dialect(EPC_RESOURCE, 1, "Intel, and ours"),
+    Dialect(AZURE_EPC_RESOURCE, MIB, "Azure confcom"),
+    Dialect("sgx.intel.com/sgx_epc_mem_in_MiB", MIB, "a slip in Azure's questions and answers"),
+    Dialect(ALIBABA_EPC_RESOURCE, MIB, "Alibaba Cloud"),
+)
+"""A new dialect is one row."""
+
+DEVICES: Final = (ENCLAVE_RESOURCE, PROVISION_RESOURCE)
+
+SGX_RESOURCES: Final = (*(dialect.resource for dialect in DIALECTS), *DEVICES)
+"""A pod that asks for none of these never meets us."""
+
+TOLERATED: Final = (EPC_RESOURCE, AZURE_EPC_RESOURCE)
+"""Keys of the taints that keep other pods off SGX nodes, in either of the two habits."""
+
+
+class EnclaveWithoutEpc(StrEnum):
+    """What becomes of a device that is asked for without EPC, which then nobody counts."""
+
+    REFUSE = "refuse"
+    WARN = "warn"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a site decides about admission. One EPC mode per cluster: one ledger, so nothing is promised twice."""
+
+    epc_mode: EpcMode = EpcMode.CAPACITY
+    enclave_without_epc: EnclaveWithoutEpc = EnclaveWithoutEpc.REFUSE
+
+    @property
+    def canonical(self) -> str:
+        """The resource that every dialect becomes."""
+        return EPC_RESOURCE if self.epc_mode is EpcMode.CAPACITY else AZURE_EPC_RESOURCE
+
+    def counted(self, size: int) -> int:
+        """Return the amount of ``canonical`` that holds ``size`` bytes."""
+        return size if self.epc_mode is EpcMode.CAPACITY else mib_for(size)
+
+    def promised(self, size: int) -> int:
+        """Return the bytes that ``counted`` stands for: whole MiB where those are counted."""
+        return size if self.epc_mode is EpcMode.CAPACITY else mib_for(size) * MIB
+
+
+DEFAULT_RULES: Final = Rules()
+
+
+def covers(toleration: object, key: str) -> bool:
+    """Tell whether a pod's toleration holds for a ``NoSchedule`` taint of ``key``, whatever its value."""
+    return (
+        isinstance(toleration, dict)
+        and toleration.get("operator") == "Exists"
+        and (toleration.get("key") or key) == key
+        and (toleration.get("effect") or "NoSchedule") == "NoSchedule"
+    )
+
+
+def toleration(key: str) -> dict[str, str]:
+    """Return the toleration that Kubernetes' own ExtendedResourceToleration would write."""
+    return {"key": key, "operator": "Exists", "effect": "NoSchedule"}
+
+
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """Who may have the provisioning key: pairs of namespace and service account."""
+
+    allowed: frozenset[tuple[str, str]] = frozenset()
+
+    def allow(self, namespace: str, service_account: str | None) -> bool:
+        """Tell whether pods of this service account may have it; a pod that names none runs as ``default``."""
+        return (namespace, service_account or "default") in self.allowed
