@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What becomes of a pod that asks for SGX. Pure: a pod in, the pod that runs and what it takes out."""
 
-from kubenclave.cluster.admission.review import Admitted, Ask, ContainerKind, admit
+from kubenclave.cluster.admission.asks import Admitted, Ask, ContainerKind
+from kubenclave.cluster.admission.review import admit
 from kubenclave.cluster.admission.table import (
     AESM_VARIABLE,
     AESMD,
@@ -11,10 +12,10 @@ from kubenclave.cluster.admission.table import (
     SGX_RESOURCES,
     TOTAL_ANNOTATION,
     EnclaveWithoutEpc,
-    EpcMode,
     Grants,
     Rules,
 )
+from kubenclave.sgx.epc import EpcMode
 
 __all__ = [
     "AESMD",
