@@ -275,3 +275,13 @@ def test_sizes_are_data_of_templates_and_never_capacity():
     assert len(sizes()) == 20
     for path in TEMPLATES:
         assert "epcMiB" not in path.read_text()
+
+
+def test_the_autoscaler_templates_in_the_guide_are_those_of_the_table():
+    guide = (CHART.parents[1] / "docs/mixed-pools.md").read_text()
+    epc = sizes()["Standard_DC4s_v3"]["epcMiB"] << 20
+    assert f"resources_sgx.intel.com_epc` | `{epc}` |" in guide
+    (block,) = [text for text in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL) if "NodeOverlay" in text]
+    overlay = yaml.safe_load(block)
+    assert overlay["spec"]["requirements"][0]["values"] == ["Standard_DC4s_v3"]
+    assert overlay["spec"]["capacity"]["sgx.intel.com/epc"] == str(epc)
