@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``kubenclave doctor``: which layer is missing, and the next step."""
+"""``kubenclave doctor node``: which layer of this machine is missing, and the next step."""
 
 import os
 from pathlib import Path
@@ -15,12 +15,7 @@ from kubenclave.platform.base import LayerFinding, LayerState, first_missing
 _COLOURS: Final = {LayerState.OK: "green", LayerState.MISSING: "red", LayerState.UNKNOWN: "yellow"}
 
 
-@click.group("doctor", epilog=kit.examples("kubenclave doctor node", "kubenclave doctor node --output json"))
-def command() -> None:
-    """Find out which layer between the processor and a quote is missing."""
-
-
-@command.command(
+@click.command(
     "node",
     epilog=kit.examples(
         "kubenclave doctor node",
@@ -31,7 +26,7 @@ def command() -> None:
 @click.option("--root", default="/", show_default=True, metavar="DIR", help="Where the node's file system is.")
 @click.option("--state", metavar="DIR", help="The --state of 'kubenclave up'; it is asked where it runs.")
 @kit.output_option
-def node(root: str, state: str | None) -> None:
+def command(root: str, state: str | None) -> None:
     """Examine this machine, layer by layer from the processor up.
 
     Exit code 5 when a layer is missing.

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The examination as a whole: what is read, in which order it is judged. Only ``read`` does I/O."""
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+from kubenclave.cluster import api as cluster
+from kubenclave.cluster.api import ClusterApi, Kind, Object
+from kubenclave.cluster.diagnose import admission, capacity, nodes, parts, pod
+from kubenclave.cluster.diagnose.model import Diagnosis, Layer, Snapshot, Source
+from kubenclave.errors import ClusterError
+
+_KINDS: Final[Mapping[Source, Kind]] = {
+    Source.NODES: cluster.NODES,
+    Source.PODS: cluster.PODS,
+    Source.EVENTS: cluster.EVENTS,
+    Source.QUOTAS: cluster.RESOURCE_QUOTAS,
+    Source.DAEMON_SETS: cluster.DAEMON_SETS,
+    Source.DEPLOYMENTS: cluster.DEPLOYMENTS,
+    Source.MUTATING_POLICIES: cluster.MUTATING_POLICIES,
+    Source.MUTATING_BINDINGS: cluster.MUTATING_BINDINGS,
+    Source.VALIDATING_POLICIES: cluster.VALIDATING_POLICIES,
+    Source.VALIDATING_BINDINGS: cluster.VALIDATING_BINDINGS,
+    Source.WEBHOOKS: cluster.MUTATING_WEBHOOKS,
+}
+_OF_A_NAMESPACE: Final = frozenset({Source.EVENTS, Source.QUOTAS})
+"""Read for the namespace of one pod only."""
+
+Check = Callable[[Snapshot], Iterator[Diagnosis]]
+
+_CLUSTER_CHECKS: Final[Sequence[tuple[Check, Sequence[Source]]]] = (
+    (parts.check_version, ()),
+    (parts.check_denied, ()),
+    (parts.check_daemon_sets, (Source.DAEMON_SETS,)),
+    (parts.check_deployments, (Source.DEPLOYMENTS,)),
+    (parts.check_foreign, (Source.DAEMON_SETS,)),
+    (admission.check_mutation, (Source.MUTATING_POLICIES, Source.MUTATING_BINDINGS, Source.WEBHOOKS)),
+    (admission.check_validation, (Source.VALIDATING_POLICIES, Source.VALIDATING_BINDINGS)),
+    (nodes.check_nodes, (Source.NODES,)),
+    (capacity.check_commitments, (Source.NODES, Source.PODS)),
+    (capacity.check_equipment, (Source.NODES, Source.PODS)),
+)
+"""Each check with what it must have read to be able to tell."""
+
+_POD_CHECKS: Final = (pod.check_request, pod.check_place, pod.check_start, pod.check_quotes)
+
+
+def judge_cluster(snapshot: Snapshot, now: dt.datetime) -> list[Diagnosis]:
+    """Examine a cluster layer by layer; ``now`` is what its certificates are held against."""
+    found = [one for check, needs in _CLUSTER_CHECKS if snapshot.can_tell(*needs) for one in check(snapshot)]
+    if snapshot.can_tell(Source.WEBHOOKS):
+        found += admission.check_webhooks(snapshot, now)
+    order = {layer: position for position, layer in enumerate(Layer)}
+    return sorted(found, key=lambda one: order[one.layer])
+
+
+def judge_pod(namespace: str, name: str, wanted: Object | None, snapshot: Snapshot) -> list[Diagnosis]:
+    """Examine one pod, ``wanted`` as the server has it, or None where it has none of that name."""
+    found = [*parts.check_denied(snapshot)]
+    if wanted is None:
+        return [*found, *pod.missing_pod(namespace, name, snapshot)]
+    found += pod.check_quota(snapshot)
+    return [*found, *(one for check in _POD_CHECKS for one in check(wanted, snapshot))]
+
+
+async def read(api: ClusterApi, *, namespace: str | None = None) -> Snapshot:
+    """Read what an examination needs; events and quotas of ``namespace`` where one is given.
+
+    What the account may not read is left out and said. Raises ClusterError and UnreachableError for all else.
+    """
+    version = await api.read("/version")
+    sources = [source for source in _KINDS if namespace is not None or source not in _OF_A_NAMESPACE]
+    read_all = [_read(api, source, namespace if source in _OF_A_NAMESPACE else None) for source in sources]
+    objects: dict[Source, Sequence[Object]] = {}
+    denied: dict[Source, str] = {}
+    for source, result in zip(sources, await asyncio.gather(*read_all), strict=True):
+        if isinstance(result, str):
+            denied[source] = result
+        else:
+            objects[source] = result
+    return Snapshot(_version(version), objects, denied)
+
+
+async def read_pod(api: ClusterApi, namespace: str, name: str) -> Object | None:
+    """Return a pod, None where there is none of that name. Raises as ``read``."""
+    try:
+        return await api.get(cluster.PODS, name, namespace=namespace)
+    except ClusterError as error:
+        if error.code == cluster.NOT_FOUND:
+            return None
+        raise
+
+
+async def _read(api: ClusterApi, source: Source, namespace: str | None) -> Sequence[Object] | str:
+    """Return the objects of a source, or why they could not be read. A kind that the server lacks has none."""
+    try:
+        return (await api.list(_KINDS[source], namespace=namespace)).items
+    except ClusterError as error:
+        if error.code == cluster.NOT_FOUND:
+            return ()
+        if error.code == cluster.FORBIDDEN:
+            return f"may not be read: {error.message}"
+        raise
+
+
+def _version(found: Object) -> tuple[int, int]:
+    """Return major and minor version, without what distributors hang on to it."""
+    digits = ["".join(one for one in str(found.get(key, "")) if one.isdigit()) for key in ("major", "minor")]
+    return int(digits[0] or 0), int(digits[1] or 0)

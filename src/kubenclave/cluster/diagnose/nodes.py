@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether each SGX node offers EPC and devices together, and says so."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from kubenclave.cluster.accounts import (
+    LEDGERS,
+    READY_CONDITION,
+    NodeAccount,
+    condition,
+    node_account,
+    pod_account,
+)
+from kubenclave.cluster.admission.table import TOLERATED
+from kubenclave.cluster.api import Object
+from kubenclave.cluster.diagnose.model import (
+    NODE_AGENT,
+    Diagnosis,
+    Layer,
+    Snapshot,
+    Source,
+    State,
+    annotations_of,
+    labels_of,
+    name_of,
+    owned,
+)
+from kubenclave.sgx.epc import amount
+
+SGX_LABELS: Final = (
+    "kubenclave.dev/sgx-node",
+    "kubenclave.dev/sgx",
+    "sgx.intel.com/capable",
+    "intel.feature.node.kubernetes.io/sgx",
+    "feature.node.kubernetes.io/cpu-security.sgx.enabled",
+)
+POOL_TAINTS: Final = TOLERATED
+"""Keys of the taints that keep other pods off SGX pools: the names of the resources."""
+STARTUP_TAINTS: Final = "startup-taint.cluster-autoscaler.kubernetes.io/"
+AESM_ANNOTATION: Final = "kubenclave.dev/aesm"
+
+
+def check_nodes(snapshot: Snapshot) -> Iterator[Diagnosis]:
+    """Look at every node that has, had or should have SGX."""
+    marked = [one for one in snapshot.of(Source.NODES) if is_sgx(one)]
+    if not marked:
+        step = "label the SGX nodes kubenclave.dev/sgx-node=true; without hardware: simulated.enabled"
+        found = f"none of {len(snapshot.of(Source.NODES))} has a label, taint or resource of SGX"
+        yield Diagnosis(Layer.NODES, State.PROBLEM, "nodes", found, "doctor.no-sgx-node", step)
+    for node in marked:
+        yield from check_node(node, snapshot)
+
+
+def is_sgx(node: Object) -> bool:
+    """Tell whether anything says that a node has SGX."""
+    labels = labels_of(node)
+    marked = any(labels.get(name) == "true" for name in SGX_LABELS)
+    return marked or bool(_taints(node) & {*POOL_TAINTS}) or node_account(node).is_sgx
+
+
+def check_node(node: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
+    """Look at one SGX node; the last finding says what it has when nothing is wrong."""
+    account = node_account(node)
+    problems = [*_agent(node, snapshot), *_resources(node, account), *_taint(node, account)]
+    if annotations_of(node).get(AESM_ANNOTATION) == "absent":
+        step = "see the quote helper's pod there; pods without it still run, but get no quote from AESM"
+        problems.append(_about(node, State.WARNING, "AESM does not answer", "doctor.node-without-aesm", step))
+    yield from problems
+    if not any(one.state is State.PROBLEM for one in problems):
+        taken = sum(pod.epc for pod in map(pod_account, snapshot.of(Source.PODS)) if pod and pod.node == account.name)
+        text = f"{amount(account.allocatable)} of EPC" + (", SIMULATED" if account.simulated else "")
+        if snapshot.can_tell(Source.PODS):
+            text += f", {amount(max(account.allocatable - taken, 0))} free"
+        yield _about(node, State.OK, text)
+
+
+def _agent(node: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
+    """Look at who speaks for the node: kubelet, node agent, and what the agent says."""
+    if condition(node, "Ready").get("status") != "True":
+        step = f"kubectl describe node {name_of(node)}; what its agent said last may be out of date"
+        yield _about(node, State.PROBLEM, "the node is not ready", "doctor.node-down", step)
+        return
+    told = condition(node, READY_CONDITION)
+    if told and told.get("status") != "True":
+        found = f"{told.get('reason', 'not ready')}: {told.get('message', '')}"
+        step = "on that node: kubenclave doctor node tells which layer is missing"
+        yield _about(node, State.PROBLEM, found, "doctor.node-not-ready", step)
+    if not snapshot.can_tell(Source.PODS):
+        return
+    running = list(owned(snapshot.of(Source.PODS), NODE_AGENT, name_of(node)))
+    if not running:
+        step = "see nodeAgent.nodeSelector, nodeAgent.affinity and nodeAgent.tolerations of the chart"
+        yield _about(node, State.PROBLEM, "no node agent runs here", "doctor.node-without-agent", step)
+    elif not told:
+        step = f"kubectl logs the pod {name_of(running[0])}: it should have set the condition {READY_CONDITION}"
+        yield _about(node, State.PROBLEM, "its node agent says nothing", "doctor.node-silent", step)
+
+
+def _resources(node: Object, account: NodeAccount) -> Iterator[Diagnosis]:
+    """EPC and devices are of use together only, and under one name."""
+    if account.allocatable and not account.enclaves and LEDGERS[0] in account.ledgers:
+        step = "the device plugin is not registered: see the node agent's log there"
+        found = f"{amount(account.allocatable)} of EPC, but no enclave device"
+        yield _about(node, State.PROBLEM, found, "doctor.epc-without-devices", step)
+    if account.enclaves and not account.allocatable:
+        step = "the node agent publishes EPC; another plugin does not: see who registered the devices"
+        found = f"{account.enclaves} enclave devices, but no EPC"
+        yield _about(node, State.PROBLEM, found, "doctor.devices-without-epc", step)
+    if len(account.ledgers) > 1:
+        step = "remove the other plugin: the same EPC is promised twice; a stale name goes with the Node object"
+        found = f"EPC is counted under {' and '.join(account.ledgers)}"
+        yield _about(node, State.PROBLEM, found, "doctor.two-ledgers", step)
+    if account.allocatable or account.enclaves:
+        return
+    step = "on that node: kubenclave doctor node tells which layer is missing"
+    if labels := [name for name in SGX_LABELS if labels_of(node).get(name) == "true"]:
+        found = f"labelled {labels[0]}, but has no EPC"
+        yield _about(node, State.PROBLEM, found, "doctor.label-without-epc", step)
+    elif taints := sorted(_taints(node) & {*POOL_TAINTS}):
+        found = f"tainted {taints[0]}, but has no EPC"
+        yield _about(node, State.PROBLEM, found, "doctor.taint-without-epc", step)
+
+
+def _taint(node: Object, account: NodeAccount) -> Iterator[Diagnosis]:
+    """Look for a startup taint: it keeps pods off until all works, and should then go."""
+    for key in sorted(_taints(node)):
+        if not key.startswith(STARTUP_TAINTS):
+            continue
+        if account.ready and account.allocatable:
+            step = "the agent takes it away once AESM answers too, and only the key that startupTaint.key names"
+            yield _about(node, State.PROBLEM, f"still has the taint {key}", "doctor.startup-taint", step)
+        else:
+            step = "it goes by itself once the node works"
+            yield _about(node, State.WARNING, f"still has the taint {key}", "doctor.startup-taint", step)
+
+
+def _taints(node: Object) -> set[str]:
+    return {str(taint.get("key", "")) for taint in (node.get("spec") or {}).get("taints") or ()}
+
+
+def _about(node: Object, state: State, found: str, code: str = "", step: str = "") -> Diagnosis:
+    return Diagnosis(Layer.NODES, state, f"node {name_of(node)}", found, code, step)
