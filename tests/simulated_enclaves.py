@@ -39,7 +39,7 @@ def signed(**terms: Any) -> Sigstruct:
 def cpu(*, pages: int = 64, fuses: Fuses = FUSES, launch_signer: bytes | None = None) -> SoftwareCpu:
     """Return a CPU with so many pages of EPC."""
     keys = BaseKeys.from_fuses(fuses)
-    return SoftwareCpu(keys, epc=pages * 4096, cpu_svn=CPU_SVN, boot=b"B" * 32, launch_signer=launch_signer)
+    return SoftwareCpu(keys, epc=[pages * 4096], cpu_svn=CPU_SVN, boot=b"B" * 32, launch_signer=launch_signer)
 
 
 def built(of: SoftwareCpu, **create: Any) -> CpuEnclave:

@@ -81,7 +81,7 @@ class Platform:
         ca: PckCa = PckCa.PLATFORM,
     ) -> None:
         self.keys = BaseKeys.from_fuses(Fuses(provisioning=fuse, seal=fuse, owner_epoch=bytes(16)))
-        self.cpu = SoftwareCpu(self.keys, epc=1 << 20, cpu_svn=tcb.svns.cpu_svn, boot=boot)
+        self.cpu = SoftwareCpu(self.keys, epc=[1 << 20], cpu_svn=tcb.svns.cpu_svn, boot=boot)
         self.issuer = Issuer(Pki.from_seed(SEED), platform=fuse, ca=ca)
         self.tcb = tcb
         self.keys_asked = 0

@@ -167,6 +167,8 @@ def cpu_stream(data: bytes) -> None:
         with suppress(FormatError):
             assert reply.check(simcpu.GetStatus()) is reply.result
             structure(simcpu.CpuStatus)(reply.result)
+        with suppress(FormatError):
+            structure(simcpu.Sections)(reply.result)
 
 
 def _cut(decode: Callable[[bytes], Any], data: bytes, size: int) -> list[object]:

@@ -25,6 +25,7 @@ REQUESTS: list[simcpu.Request] = [
     simcpu.GetKey(SEAL.build()),
     simcpu.GetStatus(),
     simcpu.GetPckChain(),
+    simcpu.GetSections(),
 ]
 HONEST = [simcpu.encode_request(request) for request in REQUESTS]
 

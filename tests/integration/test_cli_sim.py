@@ -144,6 +144,7 @@ def test_start_says_that_it_is_ready_and_simulated(own):
         "cpu_socket": str(own.socket),
         "provision_socket": str(own.provision),
         "epc_bytes": 16 * MIB,
+        "epc_numa_bytes": [16 * MIB],
         "tcb": "up-to-date",
     }
     said = own.stop()

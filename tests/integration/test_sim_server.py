@@ -82,7 +82,7 @@ def serving(
     pck_chain: Callable[[], bytes] = no_chain,
     refresh: Callable[[], None] = lambda: None,
 ) -> Iterator[Running]:
-    cpu = SoftwareCpu(BaseKeys.from_fuses(made.FUSES), epc=pages * 4096, cpu_svn=made.CPU_SVN, boot=b"B" * 32)
+    cpu = SoftwareCpu(BaseKeys.from_fuses(made.FUSES), epc=[pages * 4096], cpu_svn=made.CPU_SVN, boot=b"B" * 32)
     server = CpuServer(cpu, pck_chain, refresh=refresh, limits=limits)
     loop, path, up, stop = asyncio.new_event_loop(), folder / "cpu.sock", threading.Event(), asyncio.Event()
 
@@ -463,7 +463,7 @@ def test_who_is_accepted_in_the_moment_of_the_end_is_not_left_open(short_tmp, tu
     """asyncio accepts in steps, and forgets a connection whose server is closed between them."""
 
     async def scenario() -> None:
-        cpu = SoftwareCpu(BaseKeys.from_fuses(made.FUSES), epc=4096, cpu_svn=made.CPU_SVN, boot=b"B" * 32)
+        cpu = SoftwareCpu(BaseKeys.from_fuses(made.FUSES), epc=[4096], cpu_svn=made.CPU_SVN, boot=b"B" * 32)
         server = CpuServer(cpu, no_chain)
         await server.start(sockets.listen(short_tmp / "s", 0o600))
         with socket.socket(socket.AF_UNIX) as peer:

@@ -20,7 +20,7 @@ from kubenclave.platform import sockets
 from kubenclave.platform.simcpu import Enclave
 from kubenclave.platform.simulated.enclaves import PCE
 from kubenclave.platform.simulated.places import cpu_socket, make_folders, provision_socket
-from kubenclave.platform.simulated.provisioning import issuer_of
+from kubenclave.platform.simulated.provisioning import provisioning_of
 from kubenclave.platform.simulated.server import CpuServer
 from kubenclave.platform.simulated.start import Machine
 from kubenclave.platform.simulated.state import PlatformState
@@ -49,7 +49,7 @@ class Cpu:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.state = PlatformState.open(directory, 1 << 20)
+        self.state = PlatformState.open(directory, (1 << 20,))
         make_folders(directory)
         self.path, self.provision = cpu_socket(directory), provision_socket(directory)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -73,7 +73,7 @@ class Cpu:
 
     def verify(self, quote: bytes):
         now = dt.datetime.now(dt.UTC)
-        issuer = issuer_of(self.state)
+        issuer = provisioning_of(self.state, self.directory)
         return verify_quote(quote, issuer.collateral(self.state.tcb, now), at=now, root=issuer.root_der)
 
     def application(self) -> Enclave:

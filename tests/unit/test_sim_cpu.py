@@ -497,7 +497,7 @@ def test_a_debug_enclave_of_the_same_measurement_has_other_keys():
 
 def test_keys_survive_a_restart_and_report_key_ids_do_not():
     def boot(random: bytes) -> SoftwareCpu:
-        return SoftwareCpu(BaseKeys.from_fuses(made.FUSES), epc=1 << 20, cpu_svn=made.CPU_SVN, boot=random)
+        return SoftwareCpu(BaseKeys.from_fuses(made.FUSES), epc=[1 << 20], cpu_svn=made.CPU_SVN, boot=random)
 
     request = KeyRequest(key_name=KeyName.SEAL, key_policy=KeyPolicy.MRSIGNER).build()
     first, second = made.running(boot(b"1" * 32)), made.running(boot(b"2" * 32))

@@ -56,7 +56,7 @@ def test_a_change_of_the_state_is_followed(tmp_path):
 def test_other_changes_of_the_state_wait_for_a_restart(tmp_path):
     running = machine(tmp_path)
     chain = running.pck_chain()
-    PlatformState.new(8192).save(tmp_path)
+    PlatformState.new((8192,)).save(tmp_path)
     running.refresh()
     assert running.cpu.epc.pages == (128 << 20) // 4096
     assert running.pck_chain() == chain

@@ -27,7 +27,7 @@ def test_a_new_platform_is_like_no_other():
 
 
 def test_a_platform_survives_a_restart(tmp_path):
-    made = PlatformState.open(tmp_path / "a" / "b", 1 << 20)
+    made = PlatformState.open(tmp_path / "a" / "b", (1 << 20,))
     assert made.epc_bytes == 1 << 20
     assert PlatformState.open(tmp_path / "a" / "b") == made
     assert PlatformState.load(tmp_path / "a" / "b") == made
@@ -36,8 +36,9 @@ def test_a_platform_survives_a_restart(tmp_path):
 def test_the_epc_can_be_changed_and_nothing_else_is(tmp_path):
     made = PlatformState.open(tmp_path)
     assert made.epc_bytes == 128 << 20
-    changed = PlatformState.open(tmp_path, 8192)
-    assert changed == replace(made, epc_bytes=8192)
+    changed = PlatformState.open(tmp_path, (8192, 4096))
+    assert changed == replace(made, epc=(8192, 4096))
+    assert changed.epc_bytes == 12288
     assert PlatformState.load(tmp_path) == changed
 
 
@@ -60,21 +61,47 @@ def test_only_the_owner_can_read_the_secrets(tmp_path):
 
 def test_secrets_are_not_shown():
     state = PlatformState.new(random=fixed)
-    assert repr(state) == "PlatformState(epc_bytes=134217728, tcb=<PlatformTcb.UP_TO_DATE: 'up-to-date'>)"
+    assert repr(state) == "PlatformState(epc=(134217728,), tcb=<PlatformTcb.UP_TO_DATE: 'up-to-date'>)"
 
 
 def test_the_file_byte_for_byte():
     fuse = "000102030405060708090a0b0c0d0e0f"
     assert json.loads(PlatformState.new(random=fixed).to_json()) == {
         "format": "kubenclave SIMULATED platform",
-        "version": 1,
+        "version": 2,
         "provisioning_fuse": fuse,
         "seal_fuse": fuse,
         "owner_epoch": fuse,
-        "seed": fuse + "101112131415161718191a1b1c1d1e1f",
-        "epc_bytes": 134217728,
         "tcb": "up-to-date",
+        "epc": [134217728],
+        "seed": fuse + "101112131415161718191a1b1c1d1e1f",
     }
+
+
+def test_a_platform_without_a_root_of_its_own(tmp_path):
+    made = PlatformState.open(tmp_path / "sim", own_root=False)
+    assert made.seed is None
+    assert "seed" not in json.loads(made.to_json())
+    assert PlatformState.open(tmp_path / "sim", own_root=False) == PlatformState.open(tmp_path / "sim") == made
+
+
+def test_a_root_of_its_own_is_not_thrown_away(tmp_path):
+    made = PlatformState.open(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        PlatformState.open(tmp_path, own_root=False)
+    assert caught.value.code == "simstate.own-root"
+    assert PlatformState.load(tmp_path) == made
+
+
+def one(**changes) -> bytes:
+    """A file of version 1."""
+    now = json.loads(PlatformState.new(random=fixed).to_json())
+    del now["epc"]
+    return json.dumps({**now, "version": 1, "epc_bytes": 134217728, **changes}).encode()
+
+
+def test_files_of_version_1_are_read():
+    assert PlatformState.from_json(one()) == PlatformState.new(random=fixed)
 
 
 def document(**changes) -> bytes:
@@ -90,14 +117,19 @@ def document(**changes) -> bytes:
         pytest.param(b'{"version": 1}', "simstate.foreign", id="no-format"),
         pytest.param(document()[:-5], "simstate.foreign", id="cut-off"),
         pytest.param(document(format="something else"), "simstate.foreign", id="another-format"),
-        pytest.param(document(version=2), "simstate.version", id="newer"),
-        pytest.param(document(version=2, surprise=1), "simstate.version", id="newer-with-more-fields"),
+        pytest.param(document(version=3), "simstate.version", id="newer"),
+        pytest.param(document(version=3, surprise=1), "simstate.version", id="newer-with-more-fields"),
         pytest.param(document(surprise=1), "simstate.damaged", id="unknown-field"),
         pytest.param(document(seed="00"), "simstate.damaged", id="short-seed"),
         pytest.param(document(seed="secret" * 11), "simstate.damaged", id="seed-no-hex"),
         pytest.param(document(seal_fuse="00" * 17), "simstate.damaged", id="long-fuse"),
-        pytest.param(document(epc_bytes=4095), "simstate.damaged", id="less-than-a-page"),
-        pytest.param(document(epc_bytes="much"), "simstate.damaged", id="epc-no-number"),
+        pytest.param(document(epc=[8192, 4095]), "simstate.damaged", id="less-than-a-page"),
+        pytest.param(document(epc=["much"]), "simstate.damaged", id="epc-no-number"),
+        pytest.param(document(epc=[]), "simstate.damaged", id="no-numa-node"),
+        pytest.param(document(epc=[4096] * 65), "simstate.damaged", id="too-many-numa-nodes"),
+        pytest.param(document(epc=[1 << 63]), "simstate.damaged", id="more-than-there-can-be"),
+        pytest.param(one(epc_bytes=4095), "simstate.damaged", id="version-1-less-than-a-page"),
+        pytest.param(one(seed=None), "simstate.damaged", id="version-1-without-seed"),
         pytest.param(document(tcb="splendid"), "simstate.damaged", id="unknown-tcb"),
     ],
 )

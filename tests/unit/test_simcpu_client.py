@@ -246,9 +246,8 @@ def test_the_platform_as_the_node_agent_sees_it(short_tmp):
         def work() -> None:
             peer, _ = listener.accept()
             with peer:
-                answering(
-                    peer, simcpu.encode_reply(Reply(Code.SUCCESS, CpuStatus(1 << 27, 0, bytes(16)).build()))
-                ).join()
+                sections = simcpu.Sections((1 << 27, 1 << 26))
+                answering(peer, simcpu.encode_reply(Reply(Code.SUCCESS, sections.build()))).join()
 
         thread = threading.Thread(target=work)
         thread.start()
@@ -256,7 +255,7 @@ def test_the_platform_as_the_node_agent_sees_it(short_tmp):
         thread.join()
     assert inventory.simulated
     assert (inventory.driver, inventory.epc_source) == (DriverFlavour.SIMULATED, EpcSource.SIMULATED)
-    assert [(section.numa_node, section.size) for section in inventory.sections] == [(0, 1 << 27)]
+    assert [(section.numa_node, section.size) for section in inventory.sections] == [(0, 1 << 27), (1, 1 << 26)]
     assert inventory.cpu_socket == str(path)
     assert inventory.offers(DeviceKind.ENCLAVE)
     assert not inventory.offers(DeviceKind.PROVISION)

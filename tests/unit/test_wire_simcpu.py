@@ -39,6 +39,7 @@ REQUESTS: dict[str, tuple[simcpu.Request, str]] = {
     "egetkey": (simcpu.GetKey(b"k" * 512), "01020000 07" + "6b" * 512),
     "status": (simcpu.GetStatus(), "01000000 08"),
     "pck-chain": (simcpu.GetPckChain(), "01000000 09"),
+    "sections": (simcpu.GetSections(), "01000000 0a"),
 }
 
 
@@ -77,7 +78,7 @@ def test_requests_come_out_as_they_went_in_however_the_stream_is_cut(size):
     [
         pytest.param("00000000", "format.truncated", id="nothing"),
         pytest.param("01000000 00", "format.value", id="op-0"),
-        pytest.param("01000000 0a", "format.value", id="op-10"),
+        pytest.param("01000000 0b", "format.value", id="op-11"),
         pytest.param("01001000 08", "format.size", id="over-the-limit"),
         pytest.param("02000000 08 00", "format.trailing", id="status-with-operands"),
         pytest.param("02000000 09 00", "format.trailing", id="pck-chain-with-operands"),
@@ -172,3 +173,13 @@ def test_cpu_status_byte_for_byte():
     assert CpuStatus.parse(status.build()) == status
     with pytest.raises(FormatError):
         CpuStatus.parse(bytes(31))
+
+
+def test_sections_byte_for_byte():
+    sections = simcpu.Sections((0x8000000, 0x1000))
+    assert sections.build() == bytes.fromhex("0000000800000000 0010000000000000")
+    assert simcpu.Sections.parse(sections.build()) == sections
+    assert Reply(Code.SUCCESS, sections.build()).check(simcpu.GetSections()) == sections.build()
+    for wrong in (b"", bytes(7), bytes(8 * (simcpu.MAX_SECTIONS + 1))):
+        with pytest.raises(FormatError):
+            simcpu.Sections.parse(wrong)

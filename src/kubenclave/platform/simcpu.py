@@ -188,6 +188,10 @@ class Enclave:
         """Return how much EPC the CPU has."""
         return CpuStatus.parse(self._ask(simcpu.GetStatus()))
 
+    def sections(self) -> tuple[int, ...]:
+        """Return the bytes of EPC on each NUMA node, from node 0 on."""
+        return simcpu.Sections.parse(self._ask(simcpu.GetSections())).sizes
+
     def pck_chain(self) -> bytes:
         """Return the platform's PCK certificate chain: PEM, leaf first, root last."""
         return self._ask(simcpu.GetPckChain())
@@ -281,10 +285,10 @@ class SimulatedPlatform:
     def inventory(self) -> Inventory:
         """Return what the CPU offers. Raises UnreachableError when it does not answer in time."""
         with Enclave.connect(self._path, timeout=self._timeout) as connection:
-            status = connection.status()
+            sections = connection.sections()
         return Inventory(
             driver=DriverFlavour.SIMULATED,
-            sections=(EpcSection(0, status.epc_total),),
+            sections=tuple(EpcSection(node, size) for node, size in enumerate(sections)),
             epc_source=EpcSource.SIMULATED,
             cpu_socket=str(self._path),
             provision_socket=str(self._provision) if self._provides() else None,

@@ -35,8 +35,12 @@ _ADD_HEAD: Final = 22
 PAGES_PER_FRAME: Final = (MAX_FRAME - _ADD_HEAD) // PAGE_SIZE
 """Pages with content that fit into one EADD."""
 
+MAX_SECTIONS: Final = 64
+"""NUMA nodes that a SIMULATED platform can have."""
+
 _MAX_REASON: Final = 1024
 _CODE: Final = struct.Struct("<IH")
+_SECTION: Final = struct.Struct("<Q")
 
 
 class Op(IntEnum):
@@ -51,6 +55,7 @@ class Op(IntEnum):
     EGETKEY = 7
     STATUS = 8
     PCK_CHAIN = 9
+    SECTIONS = 10
 
 
 class Code(IntEnum):
@@ -260,6 +265,21 @@ class GetPckChain:
         return b""
 
 
+@dataclass(frozen=True, slots=True)
+class GetSections:
+    """Ask how the EPC is spread over NUMA nodes; answered by Sections."""
+
+    @classmethod
+    def parse(cls, operands: bytes) -> Self:
+        """Read nothing. Raises FormatError for something."""
+        Cursor(operands, "SECTIONS operands").finish()
+        return cls()
+
+    def build(self) -> bytes:
+        """Return no bytes."""
+        return b""
+
+
 _ADD: Final = Layout(
     "EADD operands", _ADD_HEAD - 1, [(0, "offset", "Q"), (8, "flags", "Q"), (16, "count", "I"), (20, "measured", "B")]
 )
@@ -273,7 +293,7 @@ _REPORT: Final = Layout(
 )
 _KEY: Final = Layout("EGETKEY operands", KEY_REQUEST_SIZE, [(0, "key_request", KEY_REQUEST_SIZE)])
 
-Request = Create | Add | Extend | Measured | Init | MakeReport | GetKey | GetStatus | GetPckChain
+Request = Create | Add | Extend | Measured | Init | MakeReport | GetKey | GetStatus | GetPckChain | GetSections
 
 _REQUESTS: Final[dict[Op, type[Request]]] = {
     Op.ECREATE: Create,
@@ -285,6 +305,7 @@ _REQUESTS: Final[dict[Op, type[Request]]] = {
     Op.EGETKEY: GetKey,
     Op.STATUS: GetStatus,
     Op.PCK_CHAIN: GetPckChain,
+    Op.SECTIONS: GetSections,
 }
 _OPS: Final = {kind: op for op, kind in _REQUESTS.items()}
 # Bytes of a success; None: any number.
@@ -293,6 +314,7 @@ _RESULTS: Final[dict[type[Request], int | None]] = {
     GetKey: KEY_SIZE,
     GetStatus: 32,
     GetPckChain: None,
+    GetSections: None,
 }
 
 _CPU_STATUS: Final = Layout("STATUS result", 32, [(0, "epc_total", "Q"), (8, "epc_free", "Q"), (16, "cpu_svn", 16)])
@@ -314,6 +336,31 @@ class CpuStatus:
     def build(self) -> bytes:
         """Return the 32 bytes. Raises FormatError when a value does not fit its field."""
         return _CPU_STATUS.build({name: getattr(self, name) for name in _CPU_STATUS.names})
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """Bytes of EPC on each NUMA node: the first number is that of node 0."""
+
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, result: bytes) -> Self:
+        """Read one u64 for each node, at least one. Raises FormatError."""
+        count, rest = divmod(len(result), _SECTION.size)
+        if rest or not 1 <= count <= MAX_SECTIONS:
+            raise FormatError(
+                "not sizes of EPC sections",
+                code="format.size",
+                field="SECTIONS result",
+                expected=f"8 bytes for each of 1 to {MAX_SECTIONS} NUMA nodes",
+                found=f"{len(result)} bytes",
+            )
+        return cls(tuple(size for (size,) in _SECTION.iter_unpack(result)))
+
+    def build(self) -> bytes:
+        """Return 8 bytes for each node."""
+        return b"".join(map(_SECTION.pack, self.sizes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,22 +9,17 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kubenclave.cli import evidence, kit, parameters
-from kubenclave.cli.parameters import EpcSize
-from kubenclave.cli.sim import sockets
+from kubenclave.cli.sim import daemon, sockets
 from kubenclave.cli.sim.identity import EnclaveOptions, identity_of, signer
+from kubenclave.cli.sim.options import state_directory, state_option
 from kubenclave.errors import UsageError
 from kubenclave.platform.simulated.tcb import PlatformTcb
-from kubenclave.sgx.epc import amount
 
 if TYPE_CHECKING:
-    from kubenclave.platform.simulated.start import Ready
     from kubenclave.platform.simulated.state import PlatformState
 
 _PASSERBY: Final = b"SIMULATED enclave of 'kubenclave sim report'. It protects nothing."
 
-_state_option = click.option(
-    "--state", metavar="DIR", help="Where the platform is kept (default: kubenclave/sim in the user's state folder)."
-)
 _cpu_option = click.option(
     "--cpu-socket",
     type=click.Path(),
@@ -54,49 +49,7 @@ def command() -> None:
     """Run and use the SIMULATED SGX platform. It protects nothing, and all it makes says so."""
 
 
-@command.command(
-    "start",
-    short_help="Run the SIMULATED CPU until Ctrl-C.",
-    epilog=kit.examples(
-        "kubenclave sim start",
-        "kubenclave sim start --state /tmp/sim --epc 1Gi --output json",
-    ),
-)
-@_state_option
-@click.option("--epc", type=EpcSize(), metavar="SIZE", help="EPC, as in 64Mi (default: as before, at first 128Mi).")
-@kit.output_option
-def start(*, state: str | None, epc: int | None) -> None:
-    """Run the SIMULATED CPU until Ctrl-C, with its sockets in the state directory.
-
-    Its fuses, on which all keys and certificates depend, are made once and kept there. With --output json one
-    document on stdout says that it is ready.
-    """
-    import asyncio
-
-    from kubenclave import log
-    from kubenclave.platform.signals import held
-    from kubenclave.platform.simulated import start as program
-
-    log.configure("sim", simulated=True)
-    kit.warn("SIMULATED platform: nothing is protected by hardware")
-    with held():
-        asyncio.run(program.run(_directory(state), epc, _say_ready))
-
-
-def _say_ready(ready: "Ready") -> None:
-    state = ready.state
-    document = {
-        "ready": True,
-        "simulated": True,
-        "state": str(ready.directory),
-        "cpu_socket": str(ready.cpu_socket),
-        "provision_socket": str(ready.provision_socket),
-        "epc_bytes": state.epc_bytes,
-        "tcb": state.tcb.value,
-    }
-    rows = [("CPU socket", str(ready.cpu_socket)), ("provision socket", str(ready.provision_socket))]
-    rows += [("EPC", amount(state.epc_bytes)), ("TCB", state.tcb.value)]
-    kit.emit(document, f"ready, SIMULATED\n{kit.table(rows)}")
+command.add_command(daemon.command)
 
 
 @command.command(
@@ -112,7 +65,7 @@ def _say_ready(ready: "Ready") -> None:
     ),
 )
 @_cpu_option
-@_state_option
+@state_option
 @_key_option
 @click.option("--isv-prod-id", type=click.IntRange(0, 0xFFFF), default=0, metavar="N", help="Product id to sign.")
 @click.option("--isv-svn", type=click.IntRange(0, 0xFFFF), default=0, metavar="N", help="Security version to sign.")
@@ -167,7 +120,7 @@ def run(*, command_line: tuple[str, ...], cpu_socket: str | None, state: str | N
 @click.option("--report-data", type=parameters.ReportData(), metavar="HEX", required=True, help="What it shall say.")
 @click.option("--out", type=evidence.FILE, metavar="FILE", required=True, help="Where the REPORT goes, - for stdout.")
 @_cpu_option
-@_state_option
+@state_option
 @_key_option
 @kit.output_option
 def report(
@@ -221,7 +174,7 @@ def report(
     ),
 )
 @click.argument("wanted", metavar="[STATE]", type=click.Choice([each.value for each in PlatformTcb]), required=False)
-@_state_option
+@state_option
 @kit.output_option
 def tcb(*, wanted: str | None, state: str | None) -> None:
     """Show or set what verifiers shall think of the SIMULATED platform.
@@ -230,7 +183,7 @@ def tcb(*, wanted: str | None, state: str | None) -> None:
     configuration-and-sw-hardening-needed, out-of-date-configuration-needed, revoked or expired. A running simulator
     follows at once: CPUSVN, PCK certificate and the next quotes are of the new state. Make the collateral anew as well.
     """
-    directory = _directory(state)
+    directory = state_directory(state)
     platform = _load(directory)
     if wanted is not None:
         platform = platform.with_tcb(PlatformTcb(wanted))
@@ -253,7 +206,7 @@ def tcb(*, wanted: str | None, state: str | None) -> None:
         "kubenclave quote verify quote.bin --collateral collateral.json --root root.der --at now",
     ),
 )
-@_state_option
+@state_option
 @click.option("--out", type=evidence.FILE, metavar="FILE", required=True, help="Where the collateral goes: JSON.")
 @click.option("--root", type=evidence.FILE, metavar="FILE", help="Where the root certificate goes: DER.")
 @click.option("--pck-chain", type=evidence.FILE, metavar="FILE", help="Where the PCK certificate chain goes: PEM.")
@@ -262,20 +215,21 @@ def tcb(*, wanted: str | None, state: str | None) -> None:
 def collateral(*, state: str | None, out: str, root: str | None, pck_chain: str | None, at: dt.datetime) -> None:
     """Write the collateral with which quotes of the SIMULATED platform verify, and the root to verify it under.
 
-    It is that of the platform's present state ('kubenclave sim tcb'), current at the time given by --at.
+    It is that of the platform's present state ('kubenclave sim tcb'), current at the time given by --at; of a platform
+    with an issuer elsewhere what that one has sent last.
     """
     if kit.wants_json() and "-" in (out, root, pck_chain):
         raise UsageError("stdout takes either a file or the document", code="cli.misuse", hint="give a FILE")
-    from kubenclave.platform.simulated.provisioning import Provisioning, issuer_of
+    from kubenclave.platform.simulated.provisioning import provisioning_of
 
-    directory = _directory(state)
+    directory = state_directory(state)
     platform = _load(directory)
-    issuer = issuer_of(platform)
-    kit.write_output(out, issuer.collateral(platform.tcb, at).to_json().encode() + b"\n", what="collateral")
+    provisioning = provisioning_of(platform, directory)
+    kit.write_output(out, provisioning.collateral(platform.tcb, at).to_json().encode() + b"\n", what="collateral")
     if root is not None:
-        kit.write_output(root, issuer.root_der, what="root certificate")
+        kit.write_output(root, provisioning.root_der, what="root certificate")
     if pck_chain is not None:
-        kit.write_output(pck_chain, Provisioning(platform).pck_chain(platform.tcb), what="PCK certificate chain")
+        kit.write_output(pck_chain, provisioning.pck_chain(platform.tcb), what="PCK certificate chain")
     document = {
         "simulated": True,
         "state": str(directory),
@@ -289,12 +243,6 @@ def collateral(*, state: str | None, out: str, root: str | None, pck_chain: str 
         kit.emit(document, "")
     else:
         kit.say(f"SIMULATED collateral for a platform that is {platform.tcb.value} in {out}")
-
-
-def _directory(state: str | None) -> Path:
-    from kubenclave.local.state import locate
-
-    return locate(None, os.environ).platform if state is None else Path(state).absolute()
 
 
 def _load(directory: Path) -> "PlatformState":

@@ -6,6 +6,7 @@ order and answered by its codes; a #GP of hardware is GENERAL_PROTECTION.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -58,9 +59,13 @@ _MAX_SIZE_32: Final = 1 << 31
 class Epc:
     """The enclave page cache: one ledger for all enclaves of the CPU."""
 
-    def __init__(self, size: int) -> None:
-        """Make an EPC of the whole pages in ``size`` bytes."""
-        self.pages: Final = size // PAGE_SIZE
+    def __init__(self, sizes: Sequence[int]) -> None:
+        """Make an EPC of the whole pages in ``sizes``, the bytes of it on each NUMA node.
+
+        Pages are taken from anywhere, as Linux does when a node of its own has none left.
+        """
+        self.sections: Final = tuple(size // PAGE_SIZE * PAGE_SIZE for size in sizes)
+        self.pages: Final = sum(self.sections) // PAGE_SIZE
         self.free = self.pages
 
     def require(self, pages: int) -> None:
@@ -85,9 +90,9 @@ class SoftwareCpu:
     """
 
     def __init__(
-        self, keys: BaseKeys, *, epc: int, cpu_svn: bytes, boot: bytes, launch_signer: bytes | None = None
+        self, keys: BaseKeys, *, epc: Sequence[int], cpu_svn: bytes, boot: bytes, launch_signer: bytes | None = None
     ) -> None:
-        """Switch on a CPU with ``epc`` bytes of EPC; ``boot`` is 32 random bytes, new at every start.
+        """Switch on a CPU with ``epc`` bytes of EPC on each NUMA node; ``boot`` is 32 random bytes, new at every start.
 
         ``launch_signer`` is an IA32_SGXLEPUBKEYHASH that nobody can write any more.
         """

@@ -68,7 +68,7 @@ class Issuer:
         self.ca: Final = ca
         self._platform: Final = platform
         self._leaf: Callable[[PlatformTcb, bytes], x509.Certificate] = functools.lru_cache(maxsize=16)(self._issue_leaf)
-        self._dated: Callable[[PlatformTcb, Periods, TeeType], Collateral] = functools.lru_cache(maxsize=4)(
+        self._dated: Callable[[Periods, TeeType, frozenset[int]], Collateral] = functools.lru_cache(maxsize=4)(
             self._issue_collateral
         )
 
@@ -103,25 +103,38 @@ class Issuer:
         """Return leaf, PCK CA and root in PEM, in this order."""
         return pem_chain(self.leaf(tcb, pck_key), *self._chain(Role.of(self.ca)))
 
-    def collateral(self, tcb: PlatformTcb, now: dt.datetime, *, tee: TeeType = TeeType.SGX) -> Collateral:
+    @property
+    def serials(self) -> frozenset[int]:
+        """Serial numbers of all PCK certificates of this platform."""
+        return frozenset(self._serial(state) for state in PlatformTcb)
+
+    def collateral(
+        self,
+        tcb: PlatformTcb,
+        now: dt.datetime,
+        *,
+        tee: TeeType = TeeType.SGX,
+        others_revoked: frozenset[int] = frozenset(),
+    ) -> Collateral:
         """Return collateral for the platform in that state; the same bytes all day (UTC).
 
         Verifying with it gives exactly the status of the state. ``REVOKED`` puts every PCK certificate of this
-        platform on the CRL, ``EXPIRED`` gives collateral that was current a month ago.
+        platform on the CRL, ``EXPIRED`` gives collateral that was current a month ago. ``others_revoked`` are serial
+        numbers for the CRL from other platforms under the same root.
         """
         periods = Periods.around(now, expired=tcb is PlatformTcb.EXPIRED)
-        return self._dated(tcb, periods, tee)
+        revoked = others_revoked | (self.serials if tcb is PlatformTcb.REVOKED else frozenset())
+        return self._dated(periods, tee, revoked)
 
-    def _issue_collateral(self, tcb: PlatformTcb, periods: Periods, tee: TeeType) -> Collateral:
+    def _issue_collateral(self, periods: Periods, tee: TeeType, revoked: frozenset[int]) -> Collateral:
         pki, ca = self.pki, Role.of(self.ca)
-        revoked = sorted({self._serial(state) for state in PlatformTcb}) if tcb is PlatformTcb.REVOKED else []
         info = signed(pki, tcb_info(periods.issued, periods.ends, tee=tee))
         identity = signed(pki, qe_identity(periods.issued, periods.ends, MR_SIGNER, tee=tee))
         signer_chain = pem_chain(*self._chain(Role.TCB_SIGNER))
         return Collateral(
             pck_crl_issuer_chain=pem_chain(*self._chain(ca)),
             root_ca_crl=pki.crl(Role.ROOT, periods.root_crl_issued, periods.root_crl_ends),
-            pck_crl=pki.crl(ca, periods.issued, periods.ends, revoked=revoked),
+            pck_crl=pki.crl(ca, periods.issued, periods.ends, revoked=sorted(revoked)),
             tcb_info_issuer_chain=signer_chain,
             tcb_info=info[0],
             tcb_info_signature=info[1],

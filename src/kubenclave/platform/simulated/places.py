@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the sockets of a SIMULATED platform are below its directory: each in a folder that holds nothing else.
+"""Where the sockets of a SIMULATED platform are below a directory: each in a folder that holds nothing else.
 
 Workloads are given the folder and not the socket, which is another one after every start of the simulator. What else is
 in the directory, the platform's keys above all, is not in their sight.

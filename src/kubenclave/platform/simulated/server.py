@@ -239,12 +239,19 @@ class CpuServer:
                 return enclave.report(target_info, report_data)
             case simcpu.GetKey(key_request):
                 return enclave.key(key_request)
+            case _:
+                return await self._tell(request)
+        return b""
+
+    async def _tell(self, request: simcpu.Request) -> bytes:
+        """Answer what is not about one enclave."""
+        match request:
             case simcpu.GetStatus():
                 return self._cpu.status().build()
-            case simcpu.GetPckChain():
-                async with self._certifying:
-                    return await asyncio.to_thread(self._pck_chain)
-        return b""
+            case simcpu.GetSections():
+                return simcpu.Sections(self._cpu.epc.sections).build()
+        async with self._certifying:
+            return await asyncio.to_thread(self._pck_chain)
 
     async def _add(self, enclave: CpuEnclave, pages: Pages) -> None:
         """EADD in slices. When one is refused, those before it stay added, as page by page on hardware."""

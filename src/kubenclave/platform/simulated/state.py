@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a SIMULATED platform is, in a directory: its fuses, the seed of its PKI, its EPC and the state of its TCB.
+"""What a SIMULATED platform is, in a directory: its fuses, its EPC and the state of its TCB, and the seed of its PKI.
 
-Everything else (keys, certificates, documents) follows from it, so that the platform survives restarts.
+Everything else (keys, certificates, documents) follows from it, so that the platform survives restarts. A platform
+whose certificates come from an issuer elsewhere has no seed (``issued`` keeps what it was given).
 """
 
 import fcntl
@@ -17,15 +18,17 @@ import msgspec
 from kubenclave.errors import FormatError, PlatformError, UsageError
 from kubenclave.platform.simulated.keys import FUSE_SIZE, Fuses
 from kubenclave.platform.simulated.tcb import PlatformTcb
-from kubenclave.sgx.epc import PAGE_SIZE
+from kubenclave.sgx.epc import MAX_AMOUNT, PAGE_SIZE
+from kubenclave.wire.simcpu import MAX_SECTIONS
 
-__all__ = ["DEFAULT_EPC", "PlatformState", "PlatformTcb", "StateFile", "owned"]
+__all__ = ["DEFAULT_EPC", "PlatformState", "PlatformTcb", "StateFile", "owned", "write"]
 
 DEFAULT_EPC: Final = 128 << 20
 SEED_SIZE: Final = 32
 
 _FORMAT: Final = "kubenclave SIMULATED platform"
-_VERSION: Final = 1
+_VERSION: Final = 2
+_VERSIONS: Final = (1, _VERSION)
 _NAME: Final = "platform.json"
 _LIMIT: Final = 64 * 1024
 _LOCK: Final = "lock"
@@ -38,33 +41,59 @@ class _Header(msgspec.Struct, frozen=True):
     version: int
 
 
-class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The file; bytes in hex."""
+class _Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The fields of both versions; bytes in hex."""
 
     format: str
     version: int
     provisioning_fuse: str
     seal_fuse: str
     owner_epoch: str
+    tcb: PlatformTcb
+
+
+class _DocumentOne(_Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Version 1: one NUMA node, and always a root of its own."""
+
     seed: str
     epc_bytes: int
-    tcb: PlatformTcb
+
+
+class _Document(_Common, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """Version 2, the one that is written."""
+
+    epc: tuple[int, ...]
+    seed: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlatformState:
-    """One platform. ``seed`` (32 bytes) is that of its PKI, ``epc_bytes`` the size of its EPC."""
+    """One platform. ``seed`` (32 bytes) is that of its PKI, None where an issuer elsewhere certifies it.
 
-    seed: bytes = field(repr=False)
+    ``epc`` is the size of its EPC in bytes on each NUMA node.
+    """
+
+    seed: bytes | None = field(repr=False)
     fuses: Fuses = field(repr=False)
-    epc_bytes: int = DEFAULT_EPC
+    epc: tuple[int, ...] = (DEFAULT_EPC,)
     tcb: PlatformTcb = PlatformTcb.UP_TO_DATE
 
+    @property
+    def epc_bytes(self) -> int:
+        """EPC of all NUMA nodes together."""
+        return sum(self.epc)
+
     @classmethod
-    def new(cls, epc_bytes: int = DEFAULT_EPC, *, random: Callable[[int], bytes] = os.urandom) -> Self:
-        """Make a platform that nobody has met before."""
+    def new(
+        cls,
+        epc: tuple[int, ...] = (DEFAULT_EPC,),
+        *,
+        own_root: bool = True,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> Self:
+        """Make a platform that nobody has met before, with a PKI of its own or without."""
         fuses = Fuses(random(FUSE_SIZE), random(FUSE_SIZE), random(FUSE_SIZE))
-        return cls(seed=random(SEED_SIZE), fuses=fuses, epc_bytes=epc_bytes)
+        return cls(seed=random(SEED_SIZE) if own_root else None, fuses=fuses, epc=epc)
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
@@ -83,31 +112,35 @@ class PlatformState:
                 expected=_FORMAT,
                 found=header.format[:80],
             )
-        if header.version != _VERSION:
+        if header.version not in _VERSIONS:
             raise FormatError(
                 "the state is of another version of kubenclave",
                 code="simstate.version",
                 field="version",
-                expected=str(_VERSION),
+                expected=f"at most {_VERSION}",
                 found=str(header.version),
                 hint="use the version that made it",
             )
         try:
-            return cls._from_document(msgspec.json.decode(text, type=_Document))
+            if header.version == 1:
+                one = msgspec.json.decode(text, type=_DocumentOne)
+                return cls._from_document(one, one.seed, (one.epc_bytes,))
+            document = msgspec.json.decode(text, type=_Document)
+            return cls._from_document(document, document.seed, document.epc)
         except (msgspec.MsgspecError, ValueError) as error:
             raise FormatError(f"the state is damaged: {error}", code="simstate.damaged") from None
 
     @classmethod
-    def _from_document(cls, document: _Document) -> Self:
+    def _from_document(cls, document: _Common, seed: str | None, epc: tuple[int, ...]) -> Self:
         fuses = Fuses(
             _bytes("provisioning_fuse", document.provisioning_fuse, FUSE_SIZE),
             _bytes("seal_fuse", document.seal_fuse, FUSE_SIZE),
             _bytes("owner_epoch", document.owner_epoch, FUSE_SIZE),
         )
-        if document.epc_bytes < PAGE_SIZE:
-            raise ValueError("epc_bytes is less than a page")
-        seed = _bytes("seed", document.seed, SEED_SIZE)
-        return cls(seed=seed, fuses=fuses, epc_bytes=document.epc_bytes, tcb=document.tcb)
+        if not 1 <= len(epc) <= MAX_SECTIONS or min(epc) < PAGE_SIZE or sum(epc) > MAX_AMOUNT:
+            raise ValueError("the EPC of some NUMA node is less than a page, or there is too much of it")
+        kept = None if seed is None else _bytes("seed", seed, SEED_SIZE)
+        return cls(seed=kept, fuses=fuses, epc=epc, tcb=document.tcb)
 
     def to_json(self) -> bytes:
         """Return the content of the state file. It holds the platform's secrets."""
@@ -117,9 +150,9 @@ class PlatformState:
             provisioning_fuse=self.fuses.provisioning.hex(),
             seal_fuse=self.fuses.seal.hex(),
             owner_epoch=self.fuses.owner_epoch.hex(),
-            seed=self.seed.hex(),
-            epc_bytes=self.epc_bytes,
             tcb=self.tcb,
+            epc=self.epc,
+            seed=None if self.seed is None else self.seed.hex(),
         )
         return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
 
@@ -149,8 +182,11 @@ class PlatformState:
             raise
 
     @classmethod
-    def open(cls, directory: Path, epc_bytes: int | None = None) -> Self:
-        """Load the platform in ``directory``, or make it where there is none; ``epc_bytes`` changes its EPC."""
+    def open(cls, directory: Path, epc: tuple[int, ...] | None = None, *, own_root: bool = True) -> Self:
+        """Load the platform in ``directory``, or make it where there is none; ``epc`` changes its EPC.
+
+        Raises UsageError ``simstate.own-root`` when one without a root is wanted and the one that is there has its own.
+        """
         try:
             directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         except OSError as error:
@@ -158,10 +194,16 @@ class PlatformState:
         try:
             state = cls.load(directory)
         except UsageError:
-            state = cls.new(DEFAULT_EPC if epc_bytes is None else epc_bytes)
+            state = cls.new((DEFAULT_EPC,) if epc is None else epc, own_root=own_root)
             state.save(directory)
-        if epc_bytes is not None and epc_bytes != state.epc_bytes:
-            state = replace(state, epc_bytes=epc_bytes)
+        if not own_root and state.seed is not None:
+            raise UsageError(
+                f"the SIMULATED platform in {directory} has a root of its own",
+                code="simstate.own-root",
+                hint="an issuer certifies platforms without one: use another --state",
+            )
+        if epc is not None and epc != state.epc:
+            state = replace(state, epc=epc)
             state.save(directory)
         return state
 
@@ -170,20 +212,7 @@ class PlatformState:
 
         Raises PlatformError when that cannot be done.
         """
-        path, beside = directory / _NAME, directory / f".{_NAME}.{os.getpid()}"
-        try:
-            beside.unlink(missing_ok=True)
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(self.to_json())
-                file.flush()
-                os.fsync(descriptor)
-            beside.rename(path)
-            _sync(directory)
-        except OSError as error:
-            with suppress(OSError):
-                beside.unlink()
-            raise _unusable(path, error) from error
+        write(directory / _NAME, self.to_json())
 
     def with_tcb(self, tcb: PlatformTcb) -> Self:
         """Return the same platform in another state of its TCB."""
@@ -237,6 +266,24 @@ def owned(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file (mode 0600) in one step. Raises PlatformError when that cannot be done."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.unlink(missing_ok=True)
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        beside.rename(path)
+        _sync(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        raise _unusable(path, error) from error
 
 
 def _bytes(name: str, text: str, size: int) -> bytes:
