@@ -6,7 +6,7 @@ business; nobody else imports one.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -15,6 +15,8 @@ import structlog
 from kubenclave.errors import ClusterError, UnreachableError
 
 Object = dict[str, Any]
+Keep = Callable[[Object], Object | None]
+"""What is kept of each object of a list as its page comes in (None: nothing), where all of it would be too much."""
 
 NOT_FOUND: Final = "cluster.not-found"
 EXISTS: Final = "cluster.exists"
@@ -97,7 +99,13 @@ class ClusterApi(Protocol):
         ...
 
     async def list(
-        self, kind: Kind, *, namespace: str | None = None, labels: str | None = None, fields: str | None = None
+        self,
+        kind: Kind,
+        *,
+        namespace: str | None = None,
+        labels: str | None = None,
+        fields: str | None = None,
+        keep: Keep | None = None,
     ) -> Listing:
         """Return all objects that the selectors match; read in pages, so the server never sends all at once."""
         ...
@@ -165,16 +173,18 @@ async def follow(
     namespace: str | None = None,
     labels: str | None = None,
     fields: str | None = None,
+    keep: Keep | None = None,
 ) -> AsyncIterator[Listing | Event]:
     """Yield all objects, then every change to them, for ever.
 
     A Listing replaces everything seen before: it comes first, and again whenever changes may have been missed. While
-    the server is away or refuses it is tried again, less and less often; the log says so.
+    the server is away or refuses it is tried again, less and less often; the log says so. Events have whole objects,
+    whatever ``keep`` leaves of those in a Listing.
     """
     pause = 1.0
     while True:
         try:
-            listing = await api.list(kind, namespace=namespace, labels=labels, fields=fields)
+            listing = await api.list(kind, namespace=namespace, labels=labels, fields=fields, keep=keep)
             yield listing
             pause, version = 1.0, listing.version
             while True:

@@ -17,7 +17,7 @@ from lightkube.config.client_adapter import AsyncClient, ConnectionParams
 from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.core.exceptions import ConfigError
 
-from kubenclave.cluster.api import CONFLICT, EXISTS, EXPIRED, FORBIDDEN, NOT_FOUND, Event, Kind, Listing, Object
+from kubenclave.cluster.api import CONFLICT, EXISTS, EXPIRED, FORBIDDEN, NOT_FOUND, Event, Keep, Kind, Listing, Object
 from kubenclave.errors import ClusterError, UnreachableError, UsageError
 
 TIMEOUT: Final = 10.0
@@ -91,14 +91,21 @@ class LightkubeApi:
         return await self._ask("GET", self._path(kind, namespace, name, subresource))
 
     async def list(
-        self, kind: Kind, *, namespace: str | None = None, labels: str | None = None, fields: str | None = None
+        self,
+        kind: Kind,
+        *,
+        namespace: str | None = None,
+        labels: str | None = None,
+        fields: str | None = None,
+        keep: Keep | None = None,
     ) -> Listing:
         """Return all objects that the selectors match, read in pages."""
         params = {**_selectors(labels, fields), "limit": str(_PAGE)}
         items: list[Object] = []
         while True:
             page = await self._ask("GET", kind.path(namespace), params=params)
-            items += page.get("items") or []
+            found = page.get("items") or []
+            items += found if keep is None else [kept for one in found if (kept := keep(one)) is not None]
             if not (more := page["metadata"].get("continue")):
                 return Listing(items, page["metadata"]["resourceVersion"])
             params["continue"] = more
