@@ -10,6 +10,7 @@ from kubenclave.cli.lazy import LazyGroup
 
 COMMANDS: Final = {
     "policies": "Print the admission policies as YAML.",
+    "webhook": "Complete SGX pods when they are created, over HTTPS.",
 }
 
 

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kubenclave cluster webhook``: admission over HTTPS, one replica."""
+
+import datetime as dt
+
+import click
+
+from kubenclave.cli import kit
+from kubenclave.cli.parameters import Duration
+
+
+@click.command(
+    "webhook",
+    epilog=kit.examples("kubenclave cluster webhook --namespace kubenclave --allow attestation/quote-provider"),
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=9443, show_default=True, help="HTTPS, /mutate.")
+@click.option(
+    "--health-port",
+    type=click.IntRange(1, 65535),
+    default=9444,
+    show_default=True,
+    help="HTTP: /healthz, /readyz, /metrics.",
+)
+@click.option("--namespace", help="Namespace of the Service and the Secret; this pod's when left out.")
+@click.option("--service", default="kubenclave-webhook", show_default=True, help="Service that leads here.")
+@click.option("--secret", default="kubenclave-webhook-tls", show_default=True, help="Secret for the certificates.")
+@click.option(
+    "--configuration",
+    default="kubenclave-webhook",
+    show_default=True,
+    help="MutatingWebhookConfiguration that gets the CA.",
+)
+@click.option("--epc-mode", type=click.Choice(["capacity", "devices"]), default="capacity", show_default=True)
+@click.option("--enclave-without-epc", type=click.Choice(["refuse", "warn"]), default="refuse", show_default=True)
+@click.option(
+    "--allow", multiple=True, metavar="NAMESPACE/ACCOUNT", help="Who may have the provisioning key; repeatable."
+)
+@click.option("--ca-lifetime", type=Duration(), default="365d", show_default=True)
+@click.option("--leaf-lifetime", type=Duration(), default="30d", show_default=True)
+@click.option("--settle", type=Duration(), default="2m", show_default=True, help="Trust a new CA before using it.")
+@click.option("--drain", type=click.FloatRange(0, 300), default=5, show_default=True, help="Seconds, at the end.")
+@click.option("--kubeconfig", type=click.Path(), help="How to reach the cluster from outside.")
+def command(
+    *,
+    port: int,
+    health_port: int,
+    namespace: str | None,
+    service: str,
+    secret: str,
+    configuration: str,
+    epc_mode: str,
+    enclave_without_epc: str,
+    allow: tuple[str, ...],
+    ca_lifetime: dt.timedelta,
+    leaf_lifetime: dt.timedelta,
+    settle: dt.timedelta,
+    drain: float,
+    kubeconfig: str | None,
+) -> None:
+    """Complete SGX pods when they are created, over HTTPS with certificates of its own."""
+    import asyncio
+
+    from kubenclave import log
+    from kubenclave.cluster.admission import EnclaveWithoutEpc, EpcMode, Grants, Rules
+    from kubenclave.cluster.api_lightkube import LightkubeApi
+    from kubenclave.cluster.webhook.certificates import Lifetimes
+    from kubenclave.cluster.webhook.daemon import Settings, serve
+    from kubenclave.cluster.webhook.keeper import Place
+    from kubenclave.cluster.webhook.review import Site
+    from kubenclave.platform import signals
+
+    log.configure("webhook")
+    rules = Rules(EpcMode(epc_mode), EnclaveWithoutEpc(enclave_without_epc))
+    site = Site(rules, Grants(frozenset(map(_account, allow))))
+    lifetimes = Lifetimes(ca_lifetime, leaf_lifetime, settle)
+
+    async def run() -> None:
+        async with LightkubeApi.connect(kubeconfig=kubeconfig) as api:
+            place = Place(namespace or api.namespace, service, secret, configuration)
+            await serve(api, Settings(site, place, port, health_port, lifetimes, drain))
+
+    with signals.held():
+        asyncio.run(run())
+
+
+def _account(text: str) -> tuple[str, str]:
+    namespace, slash, account = text.partition("/")
+    if not (namespace and slash and account) or "/" in account:
+        raise click.BadParameter(f"{text!r} is not NAMESPACE/ACCOUNT", param_hint="--allow")
+    return namespace, account

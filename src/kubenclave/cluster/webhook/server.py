@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The webhook over HTTP: ``/mutate`` for the API server; health and metrics on a port of their own, without TLS."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from kubenclave.cluster.webhook.review import Site, answer
+from kubenclave.errors import FormatError
+from kubenclave.wire.metrics import CONTENT_TYPE, Metrics
+
+MAX_BODY: Final = 3 << 20
+"""Bytes of a review. The API server stores no object above 1.5 MiB, and takes no request above 3 MiB."""
+BODY_TIMEOUT: Final = 5.0
+"""Seconds in which a review has to be there; the API server waits no longer for its answer."""
+
+log = structlog.get_logger(__name__)
+
+
+class Reviews:
+    """Answers and counts reviews. ``draining`` asks clients for other connections, before this server ends."""
+
+    def __init__(self, site: Site, metrics: Metrics) -> None:
+        self.draining = False
+        self._site = site
+        self._answered = metrics.counter(
+            "kubenclave_admission_reviews_total", "Pods reviewed, dry runs left out, by what became of them.", "outcome"
+        )
+        self._refusals = metrics.counter(
+            "kubenclave_admission_refusals_total", "Pods refused, dry runs left out, by reason.", "code"
+        )
+        self._malformed = metrics.counter(
+            "kubenclave_admission_malformed_total", "Requests that held no review of a pod."
+        )
+        self._seconds = metrics.counter(
+            "kubenclave_admission_seconds_total", "Time spent on reviews, from the whole request to the answer."
+        )
+
+    def app(self) -> Starlette:
+        """Return the application for the HTTPS port."""
+        return Starlette(routes=[Route("/mutate", self.mutate, methods=["POST"])])
+
+    async def mutate(self, request: Request) -> Response:
+        """Answer one review. What is none gets a 4xx: the API server fails closed on that."""
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                body = await _body(request)
+        except TimeoutError:
+            return self._bad(408, FormatError("the review did not arrive in time", code="review.slow"))
+        except ClientDisconnect:
+            return self._bad(400, FormatError("the client went away", code="review.slow"))
+        except FormatError as error:
+            return self._bad(413, error)
+        begun = time.perf_counter()
+        try:
+            given = answer(body, self._site)
+        except FormatError as error:
+            return self._bad(400, error)
+        self._seconds.inc(by=time.perf_counter() - begun)
+        if not given.dry_run:
+            self._answered.inc(given.outcome.value)
+            for code in given.codes:
+                self._refusals.inc(code)
+        return Response(given.body, media_type="application/json", headers=self._headers())
+
+    def _bad(self, status: int, error: FormatError) -> Response:
+        self._malformed.inc()
+        log.warning("review.malformed", error=str(error), code=error.code)
+        return JSONResponse({"error": error.as_dict()}, status, headers=self._headers())
+
+    def _headers(self) -> dict[str, str]:
+        return {"Connection": "close"} if self.draining else {}
+
+
+def health_app(ready: Callable[[], str | None], metrics: Metrics) -> Starlette:
+    """Return the application for the health port; ``ready`` says what is missing, None when nothing is."""
+
+    async def healthz(_request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_request: Request) -> Response:
+        missing = ready()
+        return PlainTextResponse("ok\n") if missing is None else PlainTextResponse(f"{missing}\n", 503)
+
+    async def render(_request: Request) -> Response:
+        return Response(metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", render)])
+
+
+async def _body(request: Request) -> bytes:
+    """Read a body piece by piece. Raises FormatError as soon as it is too large."""
+    pieces, size = [], 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > MAX_BODY:
+            raise FormatError("the review is too large", code="review.size", expected=f"at most {MAX_BODY} bytes")
+        pieces.append(piece)
+    return b"".join(pieces)
