@@ -12,7 +12,7 @@ from kubenclave.wire.simcpu import Code
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "kubenclave"
 CODE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9][a-z0-9_-]*")
-FILE_SUFFIXES = (".sock", ".socket", ".json", ".toml", ".bin", ".pem", ".der", ".log", ".py", ".md")
+FILE_SUFFIXES = (".sock", ".socket", ".json", ".toml", ".bin", ".pem", ".der", ".log", ".py", ".md", ".crt", ".key")
 LOG_CALLS = {"debug", "info", "warning", "error", "exception", "_tell"}
 
 # Text of the form of a code that is none: keys of manifests, names of modules and attributes.

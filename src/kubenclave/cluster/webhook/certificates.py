@@ -87,7 +87,7 @@ class Credentials:
             "tls.key": self.leaf.key_pem,
             "next-ca.crt": successor.certificate_pem if successor else None,
             "next-ca.key": successor.key_pem if successor else None,
-            "next-ca.published": self.published.isoformat().encode() if self.published else None,
+            "next-ca-published": self.published.isoformat().encode() if self.published else None,
             "retired-ca.crt": _pem(self.retired) or None,
         }
 
@@ -101,7 +101,7 @@ class Credentials:
                 authority=_pair(data, "ca"),
                 leaf=_pair(data, "tls"),
                 successor=_pair(data, "next-ca") if "next-ca.crt" in data else None,
-                published=_moment(data.get("next-ca.published")),
+                published=_moment(data.get("next-ca-published")),
                 retired=tuple(x509.load_pem_x509_certificates(data["retired-ca.crt"]))
                 if data.get("retired-ca.crt")
                 else (),
