@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kubenclave.cluster.admission import shape
+from kubenclave.cluster.admission import shape, table
 from kubenclave.cluster.admission.asks import Admitted, Ask, ContainerKind
 from kubenclave.cluster.admission.table import (
     AESM_VARIABLE,
@@ -30,6 +30,7 @@ from kubenclave.cluster.admission.table import (
     TOLERATED,
     TOTAL_ANNOTATION,
     EnclaveWithoutEpc,
+    Refusal,
     Rules,
     covers,
     toleration,
@@ -139,8 +140,10 @@ class _Review:
             for key in ("limits", "requests"):
                 for resource in sorted(set(SGX_RESOURCES).intersection(shape.mapping(holder, "resources", key))):
                     field = f"{where}: {key}.{resource}"
-                    expected = "among the resources of a container or init container"
-                    self.findings.append(Finding("admission.misplaced", field, expected, "where nobody counts it"))
+                    refusal = table.MISPLACED
+                    self.findings.append(
+                        Finding(refusal.code, field, refusal.expected, "where nobody counts it", refusal.hint)
+                    )
 
     def _epc(self, name: str, lists: Mapping[str, Mapping[str, object]]) -> int | None:
         """Return the bytes of EPC asked for, in whichever dialects; None when that cannot be told."""
@@ -150,14 +153,12 @@ class _Review:
             if amount is None:
                 continue
             if not 0 < amount <= dialect.most:
-                expected = f"more than zero and at most {dialect.most}"
-                self._refuse("admission.epc-amount", name, dialect.resource, expected, str(amount))
+                self._refuse(table.EPC_AMOUNT, name, dialect.resource, str(amount), most=dialect.most)
                 continue
             sizes[dialect.resource] = amount * dialect.unit
         if len(set(sizes.values())) > 1:
-            first, *others = sizes
-            found = ", ".join(f"{resource} meaning {sizes[resource]} bytes" for resource in others)
-            self._refuse("admission.dialects-disagree", name, first, f"{sizes[first]} bytes in every dialect", found)
+            found = ", ".join(f"{resource} meaning {size}" for resource, size in sizes.items())
+            self._refuse(table.DIALECTS_DISAGREE, name, next(iter(sizes)), found)
             return None
         return next(iter(sizes.values()), None)
 
@@ -176,11 +177,11 @@ class _Review:
                 )
                 return None
         if "limits" not in amounts and amounts:
-            self._refuse("admission.no-limit", name, resource, "the same in limits", "requests only")
+            self._refuse(table.NO_LIMIT, name, resource, "requests only")
             return None
         if "requests" in amounts and amounts["requests"] != amounts["limits"]:
-            expected = f"requests equal to limits, {lists['limits'][resource]}"
-            self._refuse("admission.requests-differ", name, resource, expected, str(lists["requests"][resource]))
+            found = f"{lists['limits'][resource]} and {lists['requests'][resource]}"
+            self._refuse(table.REQUESTS_DIFFER, name, resource, found)
             return None
         return amounts.get("limits")
 
@@ -189,22 +190,18 @@ class _Review:
         if epc is None and resource is not None:
             self._uncounted(name, resource)
         if epc is not None and devices[ENCLAVE_RESOURCE] == 0:
-            self._refuse("admission.enclave-missing", name, ENCLAVE_RESOURCE, "1, or left out", "0")
+            self._refuse(table.ENCLAVE_MISSING, name, ENCLAVE_RESOURCE, "0")
         by_annotation = epc is not None and devices[PROVISION_RESOURCE] is None and self._is_provider(name)
         if (devices[PROVISION_RESOURCE] or by_annotation) and not self._granted:
-            expected = "the provisioning key granted to this namespace and service account"
             found = "not granted" + (f"; asked for by annotation {QUOTE_PROVIDER}" if by_annotation else "")
-            hint = "it identifies the platform: who may have it is granted, on one machine with up --grant-provision"
-            field = _field(name, PROVISION_RESOURCE)
-            self.findings.append(Finding("admission.provision-refused", field, expected, found, hint))
+            self._refuse(table.PROVISION_REFUSED, name, PROVISION_RESOURCE, found)
 
     def _uncounted(self, name: str, resource: str) -> None:
         """Refuse a device without EPC, or let it pass with a warning where the site says so."""
         if self._rules.enclave_without_epc is EnclaveWithoutEpc.WARN:
             self.notes.append(f"{_field(name, resource)}: no EPC is asked for, so nobody counts what it takes")
             return
-        expected = f"an amount of {self._rules.canonical} beside it: what is not asked for is not counted"
-        self._refuse("admission.epc-missing", name, resource, expected, "none")
+        self._refuse(table.EPC_MISSING, name, resource, "none")
 
     def _is_provider(self, name: str) -> bool:
         """Tell whether the annotation makes this container the quote provider, Intel's way to ask for provision."""
@@ -239,8 +236,9 @@ class _Review:
         if self.provider == AESMD and not any(entry.get("name") == AESM_VARIABLE for entry in env):
             container["env"] = [*env, {"name": AESM_VARIABLE, "value": "1"}]
 
-    def _refuse(self, code: str, name: str, resource: str, expected: str, found: str) -> None:
-        self.findings.append(Finding(code, _field(name, resource), expected, found))
+    def _refuse(self, refusal: Refusal, name: str, resource: str, found: str, *, most: int = 0) -> None:
+        expected = refusal.expected.format(canonical=self._rules.canonical, most=most)
+        self.findings.append(Finding(refusal.code, _field(name, resource), expected, found, refusal.hint))
 
 
 def _field(name: str, rest: str) -> str:

@@ -59,6 +59,58 @@ TOLERATED: Final = (EPC_RESOURCE, AZURE_EPC_RESOURCE)
 """Keys of the taints that keep other pods off SGX nodes, in either of the two habits."""
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a pod cannot be meant: a stable code, what would have been right, and the next step.
+
+    ``expected`` may name ``{canonical}``, the resource that is counted, and ``{most}``, the largest amount.
+    """
+
+    code: str
+    expected: str
+    hint: str
+
+
+EPC_AMOUNT: Final = Refusal(
+    "admission.epc-amount",
+    "more than zero and at most {most}",
+    "leave it out where no EPC is needed",
+)
+DIALECTS_DISAGREE: Final = Refusal(
+    "admission.dialects-disagree",
+    "the same bytes in every dialect",
+    "keep one of the names, the others are added up by nobody",
+)
+ENCLAVE_MISSING: Final = Refusal(
+    "admission.enclave-missing", "1 or more, or left out", "admission adds it where it is left out"
+)
+EPC_MISSING: Final = Refusal(
+    "admission.epc-missing",
+    "an amount of {canonical} beside it: what is not asked for is not counted",
+    "ask for EPC; a site that migrates such pods sets admission.enclaveWithoutEpc to warn",
+)
+MISPLACED: Final = Refusal(
+    "admission.misplaced",
+    "among the resources of a container or init container",
+    "nobody counts it elsewhere: move it there",
+)
+PROVISION_REFUSED: Final = Refusal(
+    "admission.provision-refused",
+    "the provisioning key granted to this namespace and service account",
+    "it identifies the platform: a cluster grants it under provision.allowed, one machine with up --grant-provision",
+)
+NO_LIMIT: Final = Refusal("admission.no-limit", "the same in limits", "what is requested only is never handed out")
+REQUESTS_DIFFER: Final = Refusal(
+    "admission.requests-differ", "limits and requests that are equal", "leave the requests out, they follow the limits"
+)
+UNTRANSLATED: Final = Refusal(
+    "admission.untranslated",
+    "{canonical}, which this cluster counts",
+    "the mutating half of admission did not run: kubenclave doctor cluster says why",
+)
+"""Only where admission is in two halves: the validating one finds what the mutating one should have changed."""
+
+
 class EnclaveWithoutEpc(StrEnum):
     """What becomes of a device that is asked for without EPC, which then nobody counts."""
 
