@@ -4,6 +4,7 @@
 import itertools
 import json
 import re
+import subprocess
 import tomllib
 
 import pytest
@@ -99,6 +100,15 @@ def test_a_template_is_one_object_and_depends_on_nothing_but_values_and_server(p
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_rendering_twice_gives_the_same(variation):
     assert template(VARIATIONS[variation]).stdout == template(VARIATIONS[variation]).stdout
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_helm_lint_has_nothing_to_say(variation, tmp_path):
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(VARIATIONS[variation]))
+    command = [str(helm()), "lint", "--strict", "--quiet", str(CHART), "--values", str(tmp_path / "values.yaml")]
+    done = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "WARNING" not in done.stdout
 
 
 def test_auto_without_a_server_says_what_to_name():

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chart's life on a real cluster: accepted, installed, upgraded, rolled back, and gone."""
+
+import json
+
+import pytest
+import yaml
+
+from tests.chart import NAMESPACE, VARIATIONS, template
+from tests.cluster import release
+from tests.cluster.harness.parts import HarnessError
+
+EPC = "sgx.intel.com/epc"
+AZURE = "kubernetes.azure.com/sgx_epc_mem_in_MiB"
+MIB = 1 << 20
+
+
+def pod(name, limits, namespace="default"):
+    container = {
+        "name": "main",
+        "image": "kubenclave.test/busybox:test",
+        "imagePullPolicy": "Never",
+        "command": ["sleep", "100000"],
+        "resources": {"limits": limits},
+    }
+    spec = {"containers": [container], "terminationGracePeriodSeconds": 0}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def names_of_everything(cluster):
+    """Every object of the cluster but what comes and goes by itself."""
+    kinds = cluster.kubectl("api-resources", "--verbs=list,get", "-o", "name").split()
+    passing = {"events", "events.events.k8s.io", "componentstatuses", "endpointslices.discovery.k8s.io", "endpoints"}
+    found = cluster.kubectl(
+        "get", ",".join(sorted(set(kinds) - passing)), "-A", "--ignore-not-found",
+        "-o", "jsonpath={range .items[*]}{.kind} {.metadata.namespace} {.metadata.name}{'\n'}{end}",
+    )  # fmt: skip
+    return set(found.splitlines())
+
+
+def traces_on_nodes(cluster):
+    """What the add-on may put on a node, for all nodes. The kubelet keeps the names of plugins' devices, with 0."""
+    devices = {"sgx.intel.com/enclave", "sgx.intel.com/provision"}
+    found = {}
+    for node in cluster.items("node", ""):
+        status = node["status"]
+        kept = {name: status["capacity"].pop(name, "0") for name in devices}
+        assert set(kept.values()) == {"0"}, f"{node['metadata']['name']} still has {kept}"
+        found[node["metadata"]["name"]] = (
+            node["metadata"]["labels"],
+            set(node["metadata"]["annotations"]),
+            node["metadata"].get("finalizers"),
+            node["spec"].get("taints"),
+            set(status["capacity"]),
+            {condition["type"] for condition in status["conditions"]},
+        )
+    return found
+
+
+def container_of(cluster, name, namespace="default"):
+    """Identity of the one container of a pod: another one, or a restarted one, has another."""
+    (status,) = cluster.get("pod", name, namespace)["status"]["containerStatuses"]
+    return status["containerID"], status["restartCount"]
+
+
+def daemons(cluster):
+    """Pods of the add-on by component, without those that are on their way out."""
+    return {
+        (found["metadata"]["labels"]["app.kubernetes.io/component"], found["metadata"]["uid"])
+        for found in cluster.items("pods", NAMESPACE)
+        if "deletionTimestamp" not in found["metadata"]
+    }
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_the_api_server_accepts_every_object(cluster, variation):
+    rendered = template(VARIATIONS[variation])
+    objects = [found for found in yaml.safe_load_all(rendered.stdout) if found]
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    told = cluster.kubectl("apply", "--dry-run=server", "--server-side", "--validate=strict", "-f", "-", text=listed)
+    assert len(told.splitlines()) == len(objects)
+    assert "Warning" not in told
+
+
+def test_a_life_from_install_to_uninstall(cluster):
+    cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", timeout=120)
+    release.pool(cluster, "sgx-1")
+    before = names_of_everything(cluster), traces_on_nodes(cluster)
+    with release.installed(cluster, release.SIMULATED):
+        node = cluster.wait(lambda: EPC in cluster.get("node", "sgx-1")["status"]["allocatable"], 60, "EPC", NAMESPACE)
+        assert node
+        cluster.apply(pod("enclaved", {AZURE: "10"}))
+        running = cluster.wait_pod("enclaved")
+        assert running["spec"]["nodeName"] == "sgx-1"
+        assert running["spec"]["containers"][0]["resources"]["limits"][EPC] == "10Mi"
+        container, first = container_of(cluster, "enclaved"), daemons(cluster)
+
+        digest = release.digest(cluster)
+        changed = {"image": {**release.TEST_IMAGE, "tag": "", "digest": digest}, "nodeAgent": {"podLabels": {"a": "b"}}}
+        release.helm(cluster, "upgrade", release.SIMULATED | changed)
+        second = daemons(cluster)
+        assert {component for component, _ in second} == {component for component, _ in first}
+        assert not first & second
+        images = {found["spec"]["containers"][0]["image"] for found in cluster.items("pods", NAMESPACE)}
+        assert images == {f"kubenclave.test/kubenclave@{digest}"}
+        assert container_of(cluster, "enclaved") == container
+
+        release.rollback(cluster)
+        assert not second & daemons(cluster)
+        assert container_of(cluster, "enclaved") == container
+        cluster.apply(pod("after", {EPC: "10Mi"}))
+        cluster.wait_pod("after")
+        cluster.delete("pod", "after")
+    assert container_of(cluster, "enclaved") == container  # what runs is left alone
+    cluster.delete("pod", "enclaved")
+    gone = before[1]
+    cluster.wait(lambda: traces_on_nodes(cluster) == gone, 30, "the nodes to be as before")
+    assert names_of_everything(cluster) - before[0] == set()
+
+
+def test_quota_and_limit_range_count_epc_whatever_its_name(cluster):
+    release.pool(cluster, "sgx-1")
+    space = "limited"
+    with release.installed(cluster, release.SIMULATED):
+        cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": space}})
+        quota = {"hard": {f"requests.{EPC}": "64Mi"}}
+        bound = {"limits": [{"type": "Container", "max": {EPC: "48Mi"}}]}
+        meta = {"name": "epc", "namespace": space}
+        cluster.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": quota}, space)
+        cluster.apply({"apiVersion": "v1", "kind": "LimitRange", "metadata": meta, "spec": bound}, space)
+        cluster.wait(lambda: cluster.get("resourcequota", "epc", space)["status"]["used"], 30, "the quota", space)
+
+        cluster.apply(pod("first", {AZURE: "40"}, space), space)
+        cluster.wait_pod("first", space)
+        assert cluster.get("resourcequota", "epc", space)["status"]["used"] == {f"requests.{EPC}": str(40 * MIB)}
+        with pytest.raises(HarnessError, match="exceeded quota: epc"):
+            cluster.apply(pod("second", {AZURE: "40"}, space), space)
+        with pytest.raises(HarnessError, match="usage per Container is 48Mi"):
+            cluster.apply(pod("third", {AZURE: "49"}, space), space)
+        cluster.kubectl("delete", "namespace", space, timeout=60)
