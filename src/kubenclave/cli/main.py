@@ -27,7 +27,7 @@ NOUNS: Final = {
     "demo": "Show all of it in one run: EPC, enclave, quote, verdict.",
     "up": "Run the node daemons on this machine, without Kubernetes.",
     "run": "Run a command or a Pod manifest with the EPC it asks for.",
-    "doctor": "Find out which layer is missing, and the next step.",
+    "doctor": "Find out what is missing on a node, in a cluster, for a pod.",
     "quote": "Get, show and verify quotes.",
     "collateral": "Show collateral and how long it is good.",
     "policy": "Check and test appraisal policies.",

@@ -10,7 +10,9 @@ from kubenclave.cli.lazy import LazyGroup
 
 COMMANDS: Final = {
     "policies": "Print the admission policies as YAML.",
+    "issuer": "Certify the SIMULATED platforms of a cluster.",
     "webhook": "Complete SGX pods when they are created, over HTTPS.",
+    "exporter": "Export EPC of nodes and pods for Prometheus.",
 }
 
 
