@@ -13,6 +13,8 @@ from tests.cluster.harness.cluster import Cluster
 
 Values = dict[str, Any]
 
+EPC = "sgx.intel.com/epc"
+AZURE = "kubernetes.azure.com/sgx_epc_mem_in_MiB"
 POOL = "kubenclave.test/pool"
 TEST_IMAGE: Values = {"repository": "kubenclave.test/kubenclave", "tag": "test", "pullPolicy": "Never"}
 
@@ -27,6 +29,19 @@ def pool(cluster: Cluster, *nodes: str) -> None:
     """Make these nodes the pool that SIMULATED selects."""
     for node in nodes:
         cluster.kubectl("label", "node", node, f"{POOL}=sgx", "--overwrite")
+
+
+def pod(name: str, limits: dict[str, str], namespace: str = "default") -> dict[str, Any]:
+    """A pod of busybox that asks for these resources and sleeps."""
+    container = {
+        "name": "main",
+        "image": "kubenclave.test/busybox:test",
+        "imagePullPolicy": "Never",
+        "command": ["sleep", "100000"],
+        "resources": {"limits": limits},
+    }
+    spec = {"containers": [container], "terminationGracePeriodSeconds": 0}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
 
 
 @contextlib.contextmanager

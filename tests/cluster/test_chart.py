@@ -9,22 +9,9 @@ import yaml
 from tests.chart import NAMESPACE, VARIATIONS, template
 from tests.cluster import release
 from tests.cluster.harness.parts import HarnessError
+from tests.cluster.release import AZURE, EPC, pod
 
-EPC = "sgx.intel.com/epc"
-AZURE = "kubernetes.azure.com/sgx_epc_mem_in_MiB"
 MIB = 1 << 20
-
-
-def pod(name, limits, namespace="default"):
-    container = {
-        "name": "main",
-        "image": "kubenclave.test/busybox:test",
-        "imagePullPolicy": "Never",
-        "command": ["sleep", "100000"],
-        "resources": {"limits": limits},
-    }
-    spec = {"containers": [container], "terminationGracePeriodSeconds": 0}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
 
 
 def names_of_everything(cluster):
