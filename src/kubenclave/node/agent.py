@@ -8,14 +8,15 @@ without the other could not start.
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Never
+from typing import TYPE_CHECKING, Final, Never
 
 import structlog
 
@@ -24,27 +25,35 @@ from kubenclave.errors import KubenclaveError, first_error
 from kubenclave.node.arguments import new_parser, whole_number
 from kubenclave.node.deviceplugin import EpcMode, Offer, ResourcePlugin, resources
 from kubenclave.node.health import HealthServer
-from kubenclave.node.kubelet import Session, Timing
+from kubenclave.node.kubelet import KUBELET_SOCKET, Session, Timing
 from kubenclave.node.status import Condition, Offering, StatusPage
 from kubenclave.node.watch import Signal, watch_directories
 from kubenclave.platform.base import Inventory, Platform
+from kubenclave.platform.sockets import AESM_NAME
 
 SETTLE: Final = 0.05
 """Seconds between a change and the look at it: udev makes several names in a row."""
 STALE_AFTER: Final = 60.0
+
+if TYPE_CHECKING:  # what belongs to a cluster is loaded only there
+    from kubenclave.node.publisher import Publisher
 
 _log = structlog.get_logger()
 
 _EXAMPLES: Final = """examples:
   kubenclave node agent --plugin-dir /var/lib/kubelet/device-plugins --status-socket /run/kubenclave/agent.sock
   kubenclave node agent ... --aesm-dir /var/run/aesmd          containers with an enclave device get this, read-only
+  kubenclave node agent ... --node-name "$NODE_NAME"           in a cluster: publish EPC and readiness on the Node
   kubenclave node agent ... --simulated-cpu DIR/cpu/cpu.sock   a SIMULATED platform instead of hardware
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the agent runs. ``watched`` are the folders in which hardware comes and goes, ``interval`` in seconds."""
+    """How the agent runs. ``watched`` are the folders in which hardware comes and goes, ``interval`` in seconds.
+
+    ``publisher`` tells the Node of a cluster; ``health_port`` serves probes and metrics on all addresses (0: any port).
+    """
 
     platform: Platform
     plugin_directory: Path
@@ -53,6 +62,8 @@ class Settings:
     offer: Offer = field(default_factory=Offer)
     interval: float = 2.0
     timing: Timing = field(default_factory=Timing)
+    publisher: "Publisher | None" = None
+    health_port: int | None = None
 
 
 class Agent:
@@ -61,7 +72,7 @@ class Agent:
     def __init__(self, settings: Settings) -> None:
         self.condition = Condition()
         self._settings = settings
-        self._page = StatusPage(self.condition, stale=STALE_AFTER + settings.interval)
+        self._page = StatusPage(self.condition, settings.publisher, stale=STALE_AFTER + settings.interval)
         self._told: tuple[Inventory | None, str] = (None, "")
 
     async def run(self) -> Never:
@@ -70,19 +81,44 @@ class Agent:
         Raises PlatformError when what is to be offered cannot be (too much EPC by the MiB, a list too long for a
         kubelet), or the status socket cannot be made.
         """
-        settings = self._settings
+        settings, clock = self._settings, asyncio.get_running_loop().time
         hardware, plugins = Signal(), Signal()
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
             stack.enter_context(watch_directories(settings.watched, hardware))
             stack.enter_context(watch_directories([settings.plugin_directory], plugins))
             seen = hardware.generation
             await self._look()
             self.condition.offerings = self._offerings(plugins)
-            server = HealthServer(self._page.routes(asyncio.get_running_loop().time))
-            async with server.on_unix_socket(settings.status_socket), asyncio.TaskGroup() as group:
-                for offering in self.condition.offerings:
-                    group.create_task(offering.session.run())
-                await self._follow(hardware, seen)
+            server = HealthServer(self._page.routes(clock))
+            await stack.enter_async_context(server.on_unix_socket(settings.status_socket))
+            if settings.health_port is not None:
+                probes = HealthServer(self._page.probes(clock))
+                await stack.enter_async_context(probes.on_tcp(None, settings.health_port))
+            group = await stack.enter_async_context(asyncio.TaskGroup())
+            for offering in self.condition.offerings:
+                group.create_task(offering.session.run())
+            if settings.publisher is not None:
+                group.create_task(settings.publisher.run())
+                group.create_task(self._attend(plugins))
+            await self._follow(hardware, seen)
+
+    async def farewell(self) -> None:
+        """Tell the Node of the cluster that nobody looks after it any more."""
+        if self._settings.publisher is not None:
+            await self._settings.publisher.farewell()
+
+    async def _attend(self, plugins: Signal) -> Never:
+        """Let the Node know when a kubelet has come or gone."""
+        while True:
+            seen = plugins.generation
+            self._consider()
+            await plugins.wait(seen, self._settings.interval)
+            await asyncio.sleep(SETTLE)
+
+    def _consider(self) -> None:
+        condition = self.condition
+        if self._settings.publisher is not None:
+            self._settings.publisher.consider(condition.inventory, condition.problem, held=condition.held)
 
     async def _follow(self, hardware: Signal, seen: int) -> Never:
         """Look again after each change, and every so often."""
@@ -94,6 +130,7 @@ class Agent:
             by_name = {one.name: one for one in resources(self.condition.inventory, self._settings.offer)}
             for offering in self.condition.offerings:
                 offering.plugin.update(by_name[offering.plugin.resource])
+            self._consider()
 
     async def _look(self) -> None:
         """Look the machine over. Where nobody can tell, there is nothing."""
@@ -170,7 +207,27 @@ def parser() -> argparse.ArgumentParser:
             help=f"containers that may have the {kind} device at a time (default {limit})",
         )
     options.add_argument("--root", metavar="DIR", default="/", help="where the node's file system is (default /)")
+    _add_cluster_options(options)
     return options
+
+
+def _add_cluster_options(options: argparse.ArgumentParser) -> None:
+    cluster = options.add_argument_group("as part of a cluster")
+    cluster.add_argument("--node-name", metavar="NAME", help="publish EPC, labels and readiness on this Node")
+    cluster.add_argument("--api-server", metavar="HOST:PORT", help="where the API server is, when not as in any pod")
+    cluster.add_argument(
+        "--service-account",
+        metavar="DIR",
+        default="/var/run/secrets/kubernetes.io/serviceaccount",
+        help="folder with token and ca.crt (default: where every pod has it)",
+    )
+    cluster.add_argument("--startup-taint", metavar="KEY", help="taint to take away once the Node is ready")
+    cluster.add_argument(
+        "--await-aesm", action="store_true", help="ready only while somebody answers in the directory of --aesm-dir"
+    )
+    cluster.add_argument(
+        "--health-port", metavar="N", type=whole_number(0), help="serve /healthz /readyz /metrics on this TCP port too"
+    )
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
@@ -200,7 +257,25 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
             epc_mode=EpcMode(arguments.epc_mode),
             aesm_directory=None if arguments.aesm_dir is None else str(Path(arguments.aesm_dir).absolute()),
         ),
+        publisher=None if arguments.node_name is None else _publisher_of(arguments),
+        health_port=arguments.health_port,
     )
+
+
+def _publisher_of(arguments: argparse.Namespace) -> "Publisher":
+    from kubenclave.node.api import NodeApi, place_of  # noqa: PLC0415  # only in a cluster
+    from kubenclave.node.publish import Wishes  # noqa: PLC0415  # the same
+    from kubenclave.node.publisher import Publisher, Target  # noqa: PLC0415  # the same
+
+    target = Target(
+        name=arguments.node_name,
+        kubelet=Path(arguments.plugin_dir).absolute() / KUBELET_SOCKET,
+        wishes=Wishes(EpcMode(arguments.epc_mode), arguments.startup_taint or None),
+        aesm=None if arguments.aesm_dir is None else Path(arguments.aesm_dir).absolute() / AESM_NAME,
+        await_aesm=arguments.await_aesm,
+    )
+    place = place_of(arguments.api_server, Path(arguments.service_account), os.environ)
+    return Publisher(NodeApi(place), target)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -226,6 +301,7 @@ async def _until_signal(agent: Agent) -> None:
         loop.add_signal_handler(number, task.cancel)
     with suppress(asyncio.CancelledError):
         await task
+    await agent.farewell()
 
 
 async def _aside(look: Callable[[], Inventory]) -> Inventory:

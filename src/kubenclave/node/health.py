@@ -50,8 +50,8 @@ class HealthServer:
             sockets.remove(path, who)
 
     @asynccontextmanager
-    async def on_tcp(self, host: str, port: int) -> AsyncIterator[int]:
-        """Serve at ``host`` inside the block; yields the port, which is a free one if ``port`` is 0."""
+    async def on_tcp(self, host: str | None, port: int) -> AsyncIterator[int]:
+        """Serve at ``host`` (None: everywhere) inside the block; yields the port, which is a free one if it is 0."""
         server = await asyncio.start_server(self._connected, host, port, limit=MAX_HEAD)
         try:
             yield server.sockets[0].getsockname()[1]

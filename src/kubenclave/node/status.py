@@ -4,7 +4,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kubenclave.errors import KubenclaveError
 from kubenclave.node.deviceplugin import ResourcePlugin
@@ -13,6 +13,9 @@ from kubenclave.node.kubelet import Session, SessionState
 from kubenclave.platform.base import DeviceNode, Inventory
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE
 from kubenclave.wire.metrics import CONTENT_TYPE, Counter, Metrics
+
+if TYPE_CHECKING:
+    from kubenclave.node.publisher import Publisher
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +45,14 @@ class Condition:
     offerings: tuple[Offering, ...] = ()
 
     @property
+    def held(self) -> bool:
+        """Tell whether the kubelet holds healthy enclave devices."""
+        return any(one.plugin.resource == ENCLAVE_RESOURCE and one.finding is None for one in self.offerings)
+
+    @property
     def epc_bytes(self) -> int:
         """EPC that pods can use: none unless the kubelet holds healthy enclave devices, for one is no good alone."""
-        usable = any(one.plugin.resource == ENCLAVE_RESOURCE and one.finding is None for one in self.offerings)
-        return self.inventory.epc_bytes if usable else 0
+        return self.inventory.epc_bytes if self.held else 0
 
     @property
     def findings(self) -> list[str]:
@@ -56,10 +63,15 @@ class Condition:
 
 
 class StatusPage:
-    """Answers on the status socket. ``stale`` is the age in seconds at which the last look counts as stuck."""
+    """Answers on the status socket, and on the port for probes.
 
-    def __init__(self, condition: Condition, *, stale: float) -> None:
+    ``publisher`` tells what the Node of a cluster is told; ``stale`` is the age in seconds at which the last look
+    counts as stuck.
+    """
+
+    def __init__(self, condition: Condition, publisher: "Publisher | None" = None, *, stale: float) -> None:
         self._condition = condition
+        self._publisher = publisher
         self._stale = stale
         self._metrics = Metrics()
         self.answers: Counter = self._metrics.counter(
@@ -76,6 +88,12 @@ class StatusPage:
         )
         self._epc = self._metrics.gauge("kubenclave_agent_epc_bytes", "EPC that pods can use.")
         self._found = self._metrics.gauge("kubenclave_agent_epc_found_bytes", "EPC of this machine, usable or not.")
+        if publisher is not None:
+            self._calls = self._metrics.counter("kubenclave_agent_api_calls_total", "Requests to the API server.")
+            self._reached = self._metrics.gauge(
+                "kubenclave_agent_api_reached", "1 if the API server answered the last request."
+            )
+            self._aesm = self._metrics.gauge("kubenclave_agent_aesm_ready", "1 if somebody answers at the AESM socket.")
 
     def routes(self, clock: Callable[[], float]) -> Mapping[str, Route]:
         """Return what is served under each path; ``clock`` tells the time that ``looked`` is in."""
@@ -85,6 +103,11 @@ class StatusPage:
             "/readyz": self._ready,
             "/metrics": lambda: (200, CONTENT_TYPE, self._render()),
         }
+
+    def probes(self, clock: Callable[[], float]) -> Mapping[str, Route]:
+        """Return what everybody in the network may ask for: no more than probes and metrics need."""
+        routes = self.routes(clock)
+        return {path: routes[path] for path in ("/healthz", "/readyz", "/metrics")}
 
     def status(self) -> dict[str, Any]:
         """Return all there is to tell, as JSON has it. Sizes in bytes."""
@@ -130,6 +153,10 @@ class StatusPage:
             self._held.set(int(one.session.state is SessionState.HELD), name)
             self._devices.set(one.plugin.size if one.plugin.healthy else 0, name, "healthy")
             self._devices.set(0 if one.plugin.healthy else one.plugin.size, name, "unhealthy")
+        if self._publisher is not None:
+            self._calls.inc(by=self._publisher.api.calls - self._calls.get())
+            self._reached.set(int(self._publisher.reached))
+            self._aesm.set(int(bool(self._publisher.facts.aesm)))
         return self._metrics.render()
 
 

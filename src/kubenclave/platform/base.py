@@ -9,6 +9,9 @@ from typing import Final, Protocol
 from kubenclave.sgx.epc import EpcSection, total_bytes
 
 __all__ = [
+    "ADDED_LABELS",
+    "NODE_CONDITION",
+    "NODE_PREFIX",
     "CpuFacts",
     "DeviceKind",
     "DeviceNode",
@@ -49,6 +52,13 @@ CONTAINER_PATHS: Final = {
     DeviceKind.PROVISION: ("/dev/sgx_provision", "/dev/sgx/provision"),
     DeviceKind.VEPC: ("/dev/sgx_vepc",),
 }
+
+
+# How a node of a cluster tells what it has: everything under this prefix is ours, to set and to take away.
+NODE_PREFIX: Final = "kubenclave.dev/"
+NODE_CONDITION: Final = "SGXReady"
+ADDED_LABELS: Final = f"{NODE_PREFIX}added-labels"
+"""Annotation that names, with commas between, the labels of other vendors that we added, to take no others away."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 # Where programs look for the sockets of a node: the same on the node, in containers and in sandboxes. Containers are
 # given the folder, for a socket that is mounted itself is dead for ever once its server has restarted.
 AESM_FOLDER: Final = "/var/run/aesmd"
-AESM_SOCKET: Final = f"{AESM_FOLDER}/aesm.socket"
+AESM_NAME: Final = "aesm.socket"
+AESM_SOCKET: Final = f"{AESM_FOLDER}/{AESM_NAME}"
 """Compiled into every client of the AESM protocol."""
 
 SIMULATED_FOLDER: Final = "/run/kubenclave"
@@ -89,6 +90,18 @@ def identity(path: Path) -> Identity | None:
     if not stat.S_ISSOCK(status.st_mode):
         return None
     return _identity(status)
+
+
+def answers(path: Path) -> bool:
+    """Tell whether somebody listens at ``path``, without waiting: one who is only busy counts too."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
+        try:
+            connection.connect(os.fspath(path))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def remove(path: Path, who: Identity | None) -> None:

@@ -2,11 +2,16 @@
 """One look over a Linux machine, or over the part of its file system that lies under ``root``."""
 
 import os
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from kubenclave.platform.base import CpuFacts, EpcSection, EpcSource, Inventory, MachineFacts
-from kubenclave.platform.linux import cpuid, driver, sysfs
+from kubenclave.platform.linux import driver
+
+_NODE = re.compile(r"node([0-9]{1,5})")
+_BYTES = re.compile(r"[0-9]{1,18}")
 
 
 class LinuxPlatform:
@@ -22,7 +27,7 @@ class LinuxPlatform:
         root: Path = Path("/"),
         *,
         lstat: driver.Stat = os.lstat,
-        read_cpu: Callable[[Path], CpuFacts | None] = cpuid.read_device,
+        read_cpu: Callable[[Path], CpuFacts | None] | None = None,
     ) -> None:
         self._root = root
         self._lstat = lstat
@@ -31,7 +36,7 @@ class LinuxPlatform:
     def inventory(self) -> Inventory:
         """Return driver, device nodes and EPC as they are now. Raises nothing: what cannot be read is absent."""
         nodes = driver.device_nodes(self._root, self._lstat)
-        sections = sysfs.epc_sections(self._root)
+        sections = epc_sections(self._root)
         source = EpcSource.SYSFS if sections else EpcSource.NONE
         if not sections and (cpu := self._cpu()) is not None and cpu.sections:
             sections = tuple(EpcSection(None, size) for _, size in cpu.sections)
@@ -55,4 +60,21 @@ class LinuxPlatform:
         )
 
     def _cpu(self) -> CpuFacts | None:
-        return self._read_cpu(self._root / "dev/cpu/0/cpuid")
+        path = self._root / "dev/cpu/0/cpuid"
+        if self._read_cpu is not None:
+            return self._read_cpu(path)
+        from kubenclave.platform.linux import cpuid  # noqa: PLC0415  # only where the kernel does not tell the sizes
+
+        return cpuid.read_device(path)
+
+
+def epc_sections(root: Path) -> tuple[EpcSection, ...]:
+    """Return the EPC of each NUMA node that has some, by node number, as the driver accepted it (Linux 5.17 on)."""
+    found = []
+    for path in (root / "sys/devices/system/node").glob("node*/x86/sgx_total_bytes"):
+        node = _NODE.fullmatch(path.parent.parent.name)
+        with suppress(OSError, UnicodeDecodeError):
+            size = path.read_text(encoding="ascii").strip()
+            if node and _BYTES.fullmatch(size) and int(size):
+                found.append(EpcSection(int(node[1]), int(size)))
+    return tuple(sorted(found, key=lambda section: section.numa_node or 0))
