@@ -9,9 +9,9 @@ import sys
 import threading
 from pathlib import Path
 
-from tests.cluster.harness import enclose, needs
+from tests.cluster.harness import enclose, needs, pythonimage
 from tests.cluster.harness.cluster import Cluster
-from tests.cluster.harness.progress import say, total
+from tests.cluster.harness.progress import phase, say, total
 from tools.kubernetes.build import TOOLS, place
 
 _PYTEST = ["-m", "pytest", "-p", "no:randomly", "--capture=sys", "--timeout", "900"]
@@ -35,11 +35,11 @@ def main() -> int:
     if reason:
         say(f"cluster tests skipped: {reason}")
         return 1 if options.hold else 0
-    again = (
-        ["-m", "tests.cluster", *sys.argv[1:]]
-        if options.hold
-        else [*_PYTEST, *(options.arguments or ["tests/cluster"])]
-    )
+    with phase("image of this checkout"):  # needs a package index, which nothing inside an enclosure reaches
+        pythonimage.kubenclave()
+    again = [*_PYTEST, *(options.arguments or ["tests/cluster"])]
+    if options.hold:
+        again = ["-m", "tests.cluster", *sys.argv[1:]]
     code = enclose.run([sys.executable, *again], keep=options.keep_logs)
     say(f"total: {total():.0f} s")
     return code

@@ -39,3 +39,18 @@ def test_pods_on_both_nodes_meet_through_a_service_and_find_the_api_server(clust
     assert cluster.exec("client", "id", "-u") == "65532\n"
     for name in ("server", "client"):
         cluster.delete("pod", name)
+
+
+def test_a_pod_runs_this_checkout(cluster: Cluster):
+    container = {"name": "main", "image": "kubenclave.test/kubenclave:test", "args": ["--version"]}
+    cluster.apply(pod("ours", nodeName="sgx-1", restartPolicy="Never", containers=[container]))
+    cluster.wait_pod("ours", phase="Succeeded")
+    assert "kubenclave" in cluster.kubectl("logs", "ours")
+    cluster.delete("pod", "ours")
+
+
+def test_an_image_is_found_by_its_digest(cluster: Cluster):
+    container = {"name": "main", "image": cluster.by_digest[BUSYBOX], "command": ["true"], "imagePullPolicy": "Never"}
+    cluster.apply(pod("digest", nodeName="sgx-1", restartPolicy="Never", containers=[container]))
+    cluster.wait_pod("digest", phase="Succeeded")
+    cluster.delete("pod", "digest")

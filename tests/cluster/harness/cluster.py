@@ -7,10 +7,11 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.cluster.harness import enclose, images, network, parts
+from tests.cluster.harness import enclose, images, network, parts, pythonimage
 from tests.cluster.harness.control import SERVER, ControlPlane
 from tests.cluster.harness.node import Node
 from tests.cluster.harness.parts import HarnessError, Part, run
@@ -44,6 +45,7 @@ class Cluster:
         self.version = TOOLS[version].version
         self.control = ControlPlane(folder, self.tool / "bin", self.logs, admission=admission, gates=gates)
         self.kubeconfig = self.control.admin
+        self.by_digest: dict[str, str] = {}
         containerd = place(TOOLS["containerd"])
         self.nodes = {
             name: Node(
@@ -61,8 +63,9 @@ class Cluster:
         with phase(f"{len(self.nodes)} nodes ready"):
             for node in self.nodes.values():
                 node.start(self.control.authority)
-            self.load(*images.small(self.folder))
             self.wait_nodes()
+        with phase("images loaded"):
+            self.load(*images.small(self.folder), pythonimage.kubenclave())
         with phase("services"):
             self.control.start_proxy(next(iter(self.nodes)))
             self.wait(lambda: self.get("serviceaccount", "default"), 30, "the default service account")
@@ -79,10 +82,10 @@ class Cluster:
         return self.nodes[name]
 
     def load(self, *archives: Path) -> None:
-        """Import images (OCI layouts as tar files) on every node."""
-        for node in self.nodes.values():
-            for archive in archives:
-                node.load(archive)
+        """Import images (OCI layouts as tar files) on every node; ``by_digest`` has their names by digest then."""
+        self.by_digest |= dict(map(images.reference, archives))
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda node: [node.load(archive) for archive in archives], self.nodes.values()))
 
     def kubectl(self, *arguments: str | Path, text: str | None = None, timeout: float = 60) -> str:
         """Run kubectl as cluster administrator; return what it wrote. Raises HarnessError with its stderr."""

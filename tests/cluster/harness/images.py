@@ -64,6 +64,16 @@ class Image:
         return str(descriptor["digest"])
 
 
+def reference(archive: Path) -> tuple[str, str]:
+    """The names of the image in a tar file: by tag, and by digest."""
+    with tarfile.open(archive) as layout:
+        file = layout.extractfile("index.json")
+        assert file
+        manifest = json.load(file)["manifests"][0]
+    tagged: str = manifest["annotations"]["io.containerd.image.name"]
+    return tagged, f"{tagged.rpartition(':')[0]}@{manifest['digest']}"
+
+
 def add(archive: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> None:
     """Add a file with no time and no owner."""
     member = tarfile.TarInfo(name)

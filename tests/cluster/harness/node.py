@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.cluster.harness import enclose, network
+from tests.cluster.harness import enclose, images, network
 from tests.cluster.harness.control import SERVER
 from tests.cluster.harness.parts import Part, run, wait
 from tests.cluster.harness.pki import Authority
@@ -95,7 +95,8 @@ class Node:
 
     def load(self, archive: Path) -> None:
         """Import an OCI layout (a tar file) into containerd, also under its digest. Raises HarnessError."""
-        self.ctr("images", "import", "--digests", "--local", archive)
+        self.ctr("images", "import", archive)
+        self.ctr("images", "tag", "--force", *images.reference(archive))
 
     def start_containerd(self) -> None:
         """Start containerd and return once it answers."""

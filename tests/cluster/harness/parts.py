@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
@@ -59,12 +58,12 @@ class Part:
             raise HarnessError(f"{self.name} ended with {self._process.returncode}\n{self.tail()}")
 
 
-def run(command: Sequence[str | Path], *, text: str | None = None, timeout: float = 60) -> str:
+def run(
+    command: Sequence[str | Path], *, text: str | None = None, timeout: float = 60, folder: Path | None = None
+) -> str:
     """Run a program to its end and return what it wrote. Raises HarnessError with its stderr."""
     words = [str(word) for word in command]
-    done = subprocess.run(
-        words, input=text, capture_output=True, text=True, timeout=timeout, check=False, env=os.environ
-    )
+    done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=timeout, check=False, cwd=folder)
     if done.returncode:
         raise HarnessError(f"{' '.join(words)}: exit {done.returncode}\n{done.stderr.strip()}\n{done.stdout.strip()}")
     return done.stdout
