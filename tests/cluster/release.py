@@ -2,7 +2,6 @@
 """The chart on a test cluster: installed for the length of a `with`, and gone without a trace after it."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,8 +68,17 @@ def rollback(cluster: Cluster) -> None:
 
 def uninstall(cluster: Cluster) -> None:
     """Uninstall, if it is installed, and delete the namespace."""
-    if json.loads(cluster.helm("list", "--namespace", NAMESPACE, "--all", "--output", "json")):
-        _told(cluster, "uninstall", "kubenclave", "--namespace", NAMESPACE, "--wait", "--timeout", "180s")
+    _told(
+        cluster,
+        "uninstall",
+        "kubenclave",
+        "--namespace",
+        NAMESPACE,
+        "--ignore-not-found",
+        "--wait",
+        "--timeout",
+        "180s",
+    )
     cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", timeout=120)
 
 
