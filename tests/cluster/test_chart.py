@@ -2,6 +2,7 @@
 """The chart's life on a real cluster: accepted, installed, upgraded, rolled back, and gone."""
 
 import json
+import time
 
 import pytest
 import yaml
@@ -9,6 +10,7 @@ import yaml
 from tests.chart import NAMESPACE, VARIATIONS, template
 from tests.cluster import release
 from tests.cluster.harness.parts import HarnessError
+from tests.cluster.harness.progress import say
 from tests.cluster.release import AZURE, EPC, pod
 
 MIB = 1 << 20
@@ -104,6 +106,21 @@ def test_a_life_from_install_to_uninstall(cluster):
     gone = before[1]
     cluster.wait(lambda: traces_on_nodes(cluster) == gone, 30, "the nodes to be as before")
     assert names_of_everything(cluster) - before[0] == set()
+
+
+def test_requests_fit_the_measured_memory(cluster):
+    release.pool(cluster, "sgx-1")
+    with release.installed(cluster, release.SIMULATED | {"admission": {"mode": "webhook"}}):
+        time.sleep(5)  # what they need at rest, after what they need to start
+        for found in cluster.items("pods", NAMESPACE):
+            name, (container,) = found["metadata"]["name"], found["spec"]["containers"]
+            status = cluster.exec(name, "cat", "/proc/1/status", namespace=NAMESPACE)
+            (resident,) = [int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmRSS:")]
+            asked = int(container["resources"]["requests"]["memory"].removesuffix("Mi")) << 20
+            allowed = int(container["resources"]["limits"]["memory"].removesuffix("Mi")) << 20
+            say(f"{name}: {resident / MIB:.0f} MiB resident, asks for {asked / MIB:.0f}")
+            assert resident <= asked <= 2 * resident, name
+            assert allowed >= 1.5 * resident, name
 
 
 def test_quota_and_limit_range_count_epc_whatever_its_name(cluster):
