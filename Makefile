@@ -11,10 +11,10 @@ STRICT  := src/kubenclave/sgx/*,src/kubenclave/wire/*,src/kubenclave/dcap/*
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check pytest coverage wheel-test fuzz bench vectors proto lock clean
+.PHONY: help demo test check pytest coverage wheel-test cluster-tools test-cluster cluster fuzz bench vectors proto lock clean
 
 help: ## what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 # What running needs: seconds.
 $(RUN): pyproject.toml requirements/run.txt tools/prerequisites.sh
@@ -57,6 +57,15 @@ wheel-test: $(DEV) ## all tests against the built wheel in place of the sources
 	@echo "==> pytest against $$(ls .cache/wheel/*.whl)"
 	@PYTHONPATH=$(CURDIR)/.cache/wheel/unpacked $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
+cluster-tools: $(RUN) ## build the Kubernetes of the cluster tests (once, about 15 minutes on two cores)
+	@$(BIN)/python tools/kubernetes/build.py
+
+test-cluster: $(DEV) ## the tests on real Kubernetes, in namespaces of their own (needs root and Go, else skips)
+	@echo "==> tests/cluster" && $(BIN)/python -m tests.cluster --install -- $(PYTEST_ARGS)
+
+cluster: $(DEV) ## a real cluster to play with, until ^C
+	@$(BIN)/python -m tests.cluster --install --hold
+
 fuzz: $(DEV) ## every parser against garbage, FUZZ_EXAMPLES (20000) times each
 	@KUBENCLAVE_FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 tests/fuzz tests/property
 
@@ -77,6 +86,7 @@ lock: ## pin the newest versions that pyproject.toml allows, with hashes
 	@.cache/lock/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13'
 	@$(LOCK) --upgrade --all-extras --group dev -o requirements/dev.txt
 	@$(LOCK) --upgrade --extra local --extra cluster --group build --constraint requirements/dev.txt -o requirements/run.txt
+	@$(LOCK) --upgrade --extra node --extra cluster --constraint requirements/dev.txt -o requirements/image.txt
 
 clean: ## remove what make made
 	rm -rf $(VENV) .cache .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.cluster.harness import enclose, needs, pythonimage
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.progress import phase, say, total
+from tools.kubernetes import build
 from tools.kubernetes.build import TOOLS, place
 
 _PYTEST = ["-m", "pytest", "-p", "no:randomly", "--capture=sys", "--timeout", "900"]
@@ -22,6 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
     parser.add_argument("--hold", action="store_true", help="start a cluster and hold it until ^C")
     parser.add_argument("--enter", metavar="ID", nargs="?", const="", help="run COMMAND (a shell) in a held cluster")
+    parser.add_argument("--install", action="store_true", help="make cluster-tools first, where that is possible")
     parser.add_argument("--version", default="1.36", help="Kubernetes line (1.36)")
     parser.add_argument("--nodes", default="sgx-1,plain-1", help="names of the nodes (sgx-1,plain-1)")
     parser.add_argument("--keep-logs", action="store_true", help="leave the logs when it ends")
@@ -31,13 +33,15 @@ def main() -> int:
         return _enter(options.enter, options.version, options.arguments)
     if options.hold and enclose.folder():
         return _hold(options)
-    reason = needs.missing(("containerd", options.version, *(() if options.hold else ("helm",))))
-    if reason:
+    if options.install and not needs.impossible() and (code := build.main([])):
+        return code
+    if reason := needs.missing(("containerd", options.version, *(() if options.hold else ("helm",)))):
         say(f"cluster tests skipped: {reason}")
         return 1 if options.hold else 0
     with phase("image of this checkout"):  # needs a package index, which nothing inside an enclosure reaches
         pythonimage.kubenclave()
-    again = [*_PYTEST, *(options.arguments or ["tests/cluster"])]
+    chosen = any(word.startswith("tests/") for word in options.arguments)
+    again = [*_PYTEST, *options.arguments, *([] if chosen else ["tests/cluster"])]
     if options.hold:
         again = ["-m", "tests.cluster", *sys.argv[1:]]
     code = enclose.run([sys.executable, *again], keep=options.keep_logs)

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build the Kubernetes, containerd, Helm, kwok and Intel binaries that tests/cluster and the benchmarks run.
 
+What Debian has a package of is installed from there (as root), or named where it is missing.
+
 Each folder beside this file is a Go module that pins one tool and its dependencies by hash. A tool is built once per
 content of its go.mod and go.sum, build options and Go version, into a cache outside the repository: by default
 `$XDG_CACHE_HOME/kubenclave/tools` (or ~/.cache), or the folder that KUBENCLAVE_TOOLS names. Standard library only,
@@ -87,6 +89,33 @@ TOOLS = {
 }  # fmt: skip
 
 
+# A file of each Debian package that a cluster needs, and the package.
+PACKAGES = {
+    "/usr/bin/etcd": "etcd-server",
+    "/usr/sbin/runc": "runc",
+    "/usr/lib/cni/bridge": "containernetworking-plugins",
+    "/bin/busybox": "busybox-static",
+    "/usr/sbin/iptables": "iptables",
+    "/bin/ip": "iproute2",
+    "/usr/bin/nsenter": "util-linux",
+}
+
+
+def missing_packages() -> list[str]:
+    """Name the packages of which there is no file."""
+    return [package for file, package in PACKAGES.items() if not Path(file).exists()]
+
+
+def install_packages() -> str | None:
+    """Install the missing packages where this is Debian and root; return what stays missing as a line, or None."""
+    if missing_packages() and os.geteuid() == 0 and shutil.which("apt-get"):
+        quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *missing_packages()]):
+            subprocess.run(["apt-get", *command], env=quiet, check=False, capture_output=True)
+    missing = missing_packages()
+    return f"missing packages; install them with: sudo apt-get install {' '.join(missing)}" if missing else None
+
+
 def cache() -> Path:
     """Return the folder that holds all built tools."""
     named = os.environ.get("KUBENCLAVE_TOOLS")
@@ -147,6 +176,9 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = [TOOLS[name] for name in options.tools or TOOLS]
     if go_version() is None:
         print("cluster tools: no `go` on PATH; install Go 1.26 or newer", file=sys.stderr)
+        return 1
+    if not options.check and (without := install_packages()):
+        print(f"cluster tools: {without}", file=sys.stderr)
         return 1
     missing = [tool for tool in chosen if not built(tool)]
     if options.check:

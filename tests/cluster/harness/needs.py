@@ -5,31 +5,25 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
+import sys
 
-from tools.kubernetes.build import TOOLS, built, go_version
-
-PROGRAMS = {
-    "etcd": "etcd-server",
-    "runc": "runc",
-    "busybox": "busybox-static",
-    "iptables": "iptables",
-    "ip": "iproute2",
-    "unshare": "util-linux",
-}
-"""Programs, and the Debian packages they come from."""
+from tools.kubernetes.build import TOOLS, built, go_version, missing_packages
 
 
-def missing(tools: tuple[str, ...] = ("containerd", "1.36", "helm")) -> str | None:
-    """Why no cluster can run here, in a line, or None."""
+def impossible() -> str | None:
+    """Why no cluster can run on this machine even after `make cluster-tools`, in a line, or None."""
+    if sys.platform != "linux":
+        return "not Linux"
     if os.geteuid() != 0:
         return "not root"
     if go_version() is None:
         return "no `go` on PATH"
-    packages = [package for program, package in PROGRAMS.items() if not shutil.which(program)]
-    if not Path("/usr/lib/cni/bridge").exists():
-        packages.append("containernetworking-plugins")
-    if packages:
-        return f"missing packages: {' '.join(packages)}"
-    unbuilt = [name for name in tools if not built(TOOLS[name])]
-    return f"not built: {' '.join(unbuilt)} (make cluster-tools)" if unbuilt else None
+    if missing_packages() and not shutil.which("apt-get"):
+        return f"no Debian, and missing {' '.join(missing_packages())}"
+    return None
+
+
+def missing(tools: tuple[str, ...]) -> str | None:
+    """Why no cluster can run here as it is, in a line, or None."""
+    absent = [*missing_packages(), *(name for name in tools if not built(TOOLS[name]))]
+    return impossible() or (f"missing {' '.join(absent)} (make cluster-tools)" if absent else None)
