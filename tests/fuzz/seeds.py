@@ -134,6 +134,15 @@ POD: Final[dict[str, Any]] = {
         "volumes": [{"name": "aesm", "hostPath": {"path": "/var/run/aesmd"}}],
     },
 }
+REVIEWS: Final = [
+    json.dumps(
+        {
+            "apiVersion": "admission.k8s.io/v1",
+            "kind": "AdmissionReview",
+            "request": {"uid": "u", "namespace": "n", "object": POD},
+        }
+    ).encode()
+]
 POD_YAMLS: Final = [path.read_bytes() for path in sorted((ROOT / "examples").glob("pod-*.yaml"))]
 CONTROL_LINES: Final = [
     control.encode(control.LeaseRequest(POD)),

@@ -16,6 +16,7 @@ from typing import Any, Final
 from cryptography import x509
 
 from kubenclave.cluster.admission import admit
+from kubenclave.cluster.webhook.review import Outcome, Site, answer
 from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.dcap.collateral import Collateral, load_json
 from kubenclave.dcap.documents import EnclaveIdentity, TcbInfo
@@ -282,6 +283,12 @@ def pod_json(data: bytes) -> None:
         pod(document)
 
 
+def admission_review(data: bytes) -> None:
+    """A review is answered, whatever the pod in it, or is none."""
+    given = answer(data, Site())
+    assert json.loads(given.body)["response"]["allowed"] is (given.outcome is not Outcome.REFUSED)
+
+
 def pod(document: dict[str, Any]) -> None:
     """Admission changes nothing when it is applied again; what is admitted can be started or is refused."""
     before = json.dumps(document, default=str)
@@ -348,5 +355,6 @@ TARGETS: Final[dict[str, Target]] = {
         [json.dumps(seeds.POD).encode()],
         _REFUSALS,
     ),
+    "admission-review": Target(admission_review, seeds.REVIEWS),
     "control-line": Target(control_line, seeds.CONTROL_LINES),
 }

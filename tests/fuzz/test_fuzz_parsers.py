@@ -15,6 +15,7 @@ JSON = (
     "qe-identity",
     "policy-json",
     "pod-json",
+    "admission-review",
     "control-line",
     "platform-state",
 )
