@@ -7,7 +7,7 @@ from typing import Any
 from kubenclave.node.api import JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The patch does not apply."""
 
 
@@ -30,7 +30,7 @@ def patched(node: dict[str, Any], kind: str, body: Any, *, status: bool) -> dict
     elif kind in (MERGE_PATCH, STRATEGIC_PATCH):
         _merge(after, body, by_type=kind == STRATEGIC_PATCH)
     else:
-        raise Refused(kind)
+        raise RefusedError(kind)
     for part in ("metadata", "spec") if status else ("status",):
         after[part] = copy.deepcopy(node[part])
     return after
@@ -56,8 +56,8 @@ def _step(target: Any, step: dict[str, Any]) -> None:
     at = int(last) if isinstance(target, list) else last
     try:
         if step["op"] == "test" and target[at] != step["value"]:
-            raise Refused("test")
+            raise RefusedError("test")
         if step["op"] == "remove":
             del target[at]
     except LookupError as error:
-        raise Refused("path") from error
+        raise RefusedError("path") from error

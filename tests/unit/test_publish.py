@@ -22,7 +22,7 @@ from kubenclave.node.publish import (
 )
 from kubenclave.platform.base import DeviceKind, DeviceNode, DriverFlavour, EpcSection, EpcSource, Inventory
 from kubenclave.sgx.epc import MIB
-from tests.node_objects import Refused, new_node, patched
+from tests.node_objects import RefusedError, new_node, patched
 
 NOW = "2026-01-02T03:04:05Z"
 LATER = "2026-01-02T04:04:05Z"
@@ -212,7 +212,7 @@ def test_a_taint_list_that_has_changed_meanwhile_is_left_alone():
     patch = next_patch(facts(hardware(64)), wishes, node, NOW)
     assert patch is not None
     node["spec"]["taints"].insert(0, {"key": "new", "effect": "NoSchedule"})
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         patched(node, patch.kind, patch.body, status=patch.status)
 
 

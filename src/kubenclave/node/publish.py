@@ -15,17 +15,20 @@ from typing import Any, Final
 from kubenclave.errors import FormatError, KubenclaveError
 from kubenclave.node.api import JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH
 from kubenclave.node.deviceplugin import EpcMode
-from kubenclave.platform.base import ADDED_LABELS, NODE_CONDITION, NODE_PREFIX, DeviceKind, Inventory
+from kubenclave.platform.base import (
+    ADDED_ANNOTATION,
+    AESM_ANNOTATION,
+    DRIVER_ANNOTATION,
+    FOREIGN_LABELS,
+    MODE_LABEL,
+    NODE_CONDITION,
+    NUMA_ANNOTATION,
+    SGX_LABEL,
+    SIMULATED_LABEL,
+    DeviceKind,
+    Inventory,
+)
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE, EPC_RESOURCE, Quantity, amount
-
-SGX_LABEL: Final = f"{NODE_PREFIX}sgx"
-MODE_LABEL: Final = f"{NODE_PREFIX}epc-mode"
-SIMULATED_LABEL: Final = f"{NODE_PREFIX}simulated"
-FOREIGN_LABELS: Final = ("sgx.intel.com/capable", "intel.feature.node.kubernetes.io/sgx")
-"""Labels of other vendors by which users select SGX nodes."""
-NUMA_ANNOTATION: Final = f"{NODE_PREFIX}epc-numa"
-DRIVER_ANNOTATION: Final = f"{NODE_PREFIX}driver"
-AESM_ANNOTATION: Final = f"{NODE_PREFIX}aesm"
 
 _MAX_MESSAGE: Final = 1024
 
@@ -222,13 +225,13 @@ def _described(facts: Facts) -> str:
 
 def _metadata_patch(facts: Facts, wishes: Wishes, node: Mapping[str, Any]) -> Patch | None:
     labels, annotations = _labels(node), _annotations(node)
-    added = set(filter(None, annotations.get(ADDED_LABELS, "").split(",")))
+    added = set(filter(None, annotations.get(ADDED_ANNOTATION, "").split(",")))
     more: dict[str, str | None] = {AESM_ANNOTATION: _told(facts.aesm)}
     wanted: dict[str, str | None] = {}
     if facts.usable is not None:
         wanted, added = _wanted_labels(facts, wishes, labels, added)
         more |= _wanted_annotations(facts)
-        more[ADDED_LABELS] = ",".join(sorted(added)) or None
+        more[ADDED_ANNOTATION] = ",".join(sorted(added)) or None
     changes = {
         name: changed
         for name, there, should in (("labels", labels, wanted), ("annotations", annotations, more))

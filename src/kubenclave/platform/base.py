@@ -9,9 +9,15 @@ from typing import Final, Protocol
 from kubenclave.sgx.epc import EpcSection, total_bytes
 
 __all__ = [
-    "ADDED_LABELS",
+    "ADDED_ANNOTATION",
+    "AESM_ANNOTATION",
+    "DRIVER_ANNOTATION",
+    "FOREIGN_LABELS",
+    "MODE_LABEL",
     "NODE_CONDITION",
-    "NODE_PREFIX",
+    "NUMA_ANNOTATION",
+    "SGX_LABEL",
+    "SIMULATED_LABEL",
     "CpuFacts",
     "DeviceKind",
     "DeviceNode",
@@ -54,11 +60,18 @@ CONTAINER_PATHS: Final = {
 }
 
 
-# How a node of a cluster tells what it has: everything under this prefix is ours, to set and to take away.
-NODE_PREFIX: Final = "kubenclave.dev/"
+# How a node of a cluster tells what it has. The first three labels and the annotations are ours, the condition too.
+SGX_LABEL: Final = "kubenclave.dev/sgx"
+MODE_LABEL: Final = "kubenclave.dev/epc-mode"
+SIMULATED_LABEL: Final = "kubenclave.dev/simulated"
+FOREIGN_LABELS: Final = ("sgx.intel.com/capable", "intel.feature.node.kubernetes.io/sgx")
+"""Labels of other vendors by which users select SGX nodes."""
+ADDED_ANNOTATION: Final = "kubenclave.dev/added-labels"
+"""Names, with commas between, which of those we added, to take no others away."""
+NUMA_ANNOTATION: Final = "kubenclave.dev/epc-numa"
+DRIVER_ANNOTATION: Final = "kubenclave.dev/driver"
+AESM_ANNOTATION: Final = "kubenclave.dev/aesm"
 NODE_CONDITION: Final = "SGXReady"
-ADDED_LABELS: Final = f"{NODE_PREFIX}added-labels"
-"""Annotation that names, with commas between, the labels of other vendors that we added, to take no others away."""
 
 
 @dataclass(frozen=True, slots=True)
