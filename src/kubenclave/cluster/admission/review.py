@@ -123,9 +123,7 @@ class _Review:
         if self.provider is None:
             return
         if self.provider not in {AESMD, *names}:
-            self.notes.append(
-                f"annotation {QUOTE_PROVIDER}: neither '{AESMD}' nor the name of a container: {self.provider}"
-            )
+            self.notes.append(table.UNKNOWN_PROVIDER + self.provider)
         elif not any(ask.sgx for ask in asks) and not self.findings:
             self.notes.append(f"annotation {QUOTE_PROVIDER}: no container asks for EPC, so nothing gets quotes")
 
@@ -199,7 +197,7 @@ class _Review:
     def _uncounted(self, name: str, resource: str) -> None:
         """Refuse a device without EPC, or let it pass with a warning where the site says so."""
         if self._rules.enclave_without_epc is EnclaveWithoutEpc.WARN:
-            self.notes.append(f"{_field(name, resource)}: no EPC is asked for, so nobody counts what it takes")
+            self.notes.append(f"{_field(name, resource)}: {table.UNCOUNTED}")
             return
         self._refuse(table.EPC_MISSING, name, resource, "none")
 

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mutating half of admission as a policy of Kubernetes >= 1.36: one JSON patch for each rule, in the rules' order.
+
+It changes what can be meant and leaves the rest for the validating half, and the API server, to refuse with a reason.
+"""
+
+from typing import Final
+
+from kubenclave.cluster.admission.table import (
+    AESM_PATHS,
+    AESM_VARIABLE,
+    AESMD,
+    TOLERATED,
+    TOTAL_ANNOTATION,
+)
+from kubenclave.cluster.policies import cel
+from kubenclave.cluster.policies.settings import Settings
+from kubenclave.sgx.epc import ENCLAVE_RESOURCE, PROVISION_RESOURCE
+
+_AESM_PATTERN: Final = f'"^({"|".join(AESM_PATHS)})/*$"'
+_VOLUMES: Final = "object.spec.?volumes.orValue([])"
+_TOLERATIONS: Final = "object.spec.?tolerations.orValue([])"
+
+# A mount of the AESM directory at the place to which the enclave device brings it anyway.
+_BROUGHT: Final = (
+    f'm.name in variables.aesmVolumes && m.mountPath.matches({_AESM_PATTERN}) && m.?subPath.orValue("") == ""'
+)
+
+
+def variables(settings: Settings) -> dict[str, str]:
+    """Return what the mutations share. Each mutation sees them as the one before it has left the pod."""
+    places = " +\n  ".join(
+        f'lists.range(size({containers})).map(i, {{"path": dyn("/spec/{name}/" + string(i)), "own": {containers}[i]}})'
+        for name, containers in (("initContainers", cel.INIT_CONTAINERS), ("containers", cel.CONTAINERS))
+    )
+    return {
+        **cel.table(settings.epc_mode),
+        "granted": settings.granted,
+        "asks": cel.asks(places, container="c.own", more=("path", "own")),
+        "sensible": cel.lines(f"""
+            variables.asks.filter(c,
+              {cel.NAMED}.all(r, {cel.SENSIBLE}) &&
+              variables.dialects.filter(r, r in c.requests).all(r,
+                r in c.limits && quantity(c.requests[r]).compareTo(quantity(c.limits[r])) == 0))
+        """),
+        "meant": cel.lines(f"""
+            variables.sensible.map(c, {{
+              "name": c.name, "path": c.path, "limits": c.limits, "own": c.own,
+              "bytes": dyn({cel.NAMED}.map(r, {cel.BYTES}))
+            }}).filter(c, size(c.bytes) > 0 && c.bytes.all(b, b == c.bytes[0]))
+        """),
+        "initBytes": f"{cel.INIT_CONTAINERS}.map(c, {cel.SIZE})",
+        "sidecars": f"{cel.INIT_CONTAINERS}.map(c, {cel.SIDECAR})",
+        # As the scheduler counts: main containers and sidecars together, or one init container and the sidecars before.
+        "total": cel.lines(f"""
+            (
+              lists.range(size(variables.initBytes)).map(i,
+                variables.initBytes[i] +
+                lists.range(i).filter(j, variables.sidecars[j]).map(j, variables.initBytes[j]).sum()) +
+              [
+                {cel.CONTAINERS}.map(c, {cel.SIZE}).sum() +
+                {cel.INIT_CONTAINERS}.filter(c, {cel.SIDECAR}).map(c, {cel.SIZE}).sum()
+              ]
+            ).max()
+        """),
+        "aesmVolumes": f'{_VOLUMES}.filter(v, v.?hostPath.?path.orValue("").matches({_AESM_PATTERN})).map(v, v.name)',
+        "idleVolumes": cel.lines(f"""
+            variables.aesmVolumes.filter(n,
+              !({cel.CONTAINERS} + {cel.INIT_CONTAINERS}).exists(c,
+                c.?volumeMounts.orValue([]).exists(m, m.name == n)))
+        """),
+        "untolerated": cel.lines(f"""
+            {cel.names(TOLERATED)}.filter(k, !{_TOLERATIONS}.exists(t,
+              t.?operator.orValue("") == "Exists" &&
+              t.?key.orValue("") in ["", k] &&
+              t.?effect.orValue("") in ["", "NoSchedule"]))
+        """),
+    }
+
+
+def mutations() -> tuple[str, ...]:
+    """Return the patches, each an expression of a list of ``JSONPatch``."""
+    return (_resources(), _quotes(), _mounts(), _volumes(), _tolerate(), _total())
+
+
+def _resources() -> str:
+    """Write one name for EPC, and the enclave device, into limits and, where there are any, in requests."""
+    return cel.lines(f"""
+        variables.meant.map(c,
+          ["limits", "requests"].filter(k, k in c.own.resources).map(k,
+            variables.dialects.filter(r, r != variables.canonical && r in c.own.resources[k]).map(r,
+              JSONPatch{{op: "remove", path: c.path + "/resources/" + k + "/" + jsonpatch.escapeKey(r)}}
+            ) + ([
+              {{"name": variables.canonical,
+               "amount": string((c.bytes[0] + variables.units[variables.canonical] - 1)
+                 / variables.units[variables.canonical])}},
+              {{"name": "{ENCLAVE_RESOURCE}", "amount": "1"}}
+            ] + ({cel.PROVIDES} && variables.granted ? [{{"name": "{PROVISION_RESOURCE}", "amount": "1"}}] : [])
+            ).filter(w, !(w.name in c.own.resources[k])).map(w,
+              JSONPatch{{
+                op: "add",
+                path: c.path + "/resources/" + k + "/" + jsonpatch.escapeKey(w.name),
+                value: w.name in c.limits ? c.limits[w.name] : w.amount
+              }}
+            )
+          ).flatten()
+        ).flatten()
+    """)
+
+
+def _quotes() -> str:
+    """Say where quotes come from, for a pod that asks for it, where the author said nothing else."""
+    env = "c.own.?env.orValue([])"
+    return cel.lines(f"""
+        (variables.provider == "{AESMD}" ? variables.asks : []).filter(c,
+          !{env}.exists(e, e.name == "{AESM_VARIABLE}")
+        ).map(c, JSONPatch{{
+          op: "add",
+          path: c.path + "/env",
+          value: {env} + [{{"name": "{AESM_VARIABLE}", "value": "1"}}]
+        }})
+    """)
+
+
+def _mounts() -> str:
+    """Remove mounts of the host's AESM directory: the enclave device brings it, also where hostPath is forbidden."""
+    mounts = "c.own.?volumeMounts.orValue([])"
+    return cel.lines(f"""
+        variables.asks.filter(c,
+          {mounts}.exists(m, {_BROUGHT})
+        ).map(c, JSONPatch{{
+          op: "add",
+          path: c.path + "/volumeMounts",
+          value: {mounts}.filter(m, !({_BROUGHT}))
+        }})
+    """)
+
+
+def _volumes() -> str:
+    """Remove its volumes where nothing mounts them any more."""
+    return cel.lines(f"""
+        size(variables.idleVolumes) > 0 ? [JSONPatch{{
+          op: "add",
+          path: "/spec/volumes",
+          value: {_VOLUMES}.filter(v, !(v.name in variables.idleVolumes))
+        }}] : []
+    """)
+
+
+def _tolerate() -> str:
+    """Tolerate the taints that keep other pods off SGX nodes."""
+    return cel.lines(f"""
+        size(variables.untolerated) > 0 ? [JSONPatch{{
+          op: "add",
+          path: "/spec/tolerations",
+          value: {_TOLERATIONS} + variables.untolerated.map(k, {{
+            "key": k, "operator": "Exists", "effect": "NoSchedule"
+          }})
+        }}] : []
+    """)
+
+
+def _total() -> str:
+    """Write the EPC of the whole pod into an annotation, unless its author wrote one."""
+    name = TOTAL_ANNOTATION.replace("/", "~1")
+    return cel.lines(f"""
+        variables.total == 0 || {cel.text(TOTAL_ANNOTATION)} in {cel.ANNOTATIONS} ? [] :
+        has(object.metadata.annotations) ? [JSONPatch{{
+          op: "add", path: "/metadata/annotations/{name}", value: string(variables.total)
+        }}] : [JSONPatch{{
+          op: "add", path: "/metadata/annotations", value: {{{cel.text(TOTAL_ANNOTATION)}: string(variables.total)}}
+        }}]
+    """)
