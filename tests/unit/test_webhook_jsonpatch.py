@@ -3,6 +3,7 @@
 
 import copy
 import json
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ def test_nothing_changed_is_nothing_to_do(document):
 
 
 def test_only_what_changed():
-    old = {"spec": {"containers": [{"name": "a", "env": [{"name": "x"}]}, {"name": "b"}]}, "kept": [1]}
+    old: Any = {"spec": {"containers": [{"name": "a", "env": [{"name": "x"}]}, {"name": "b"}]}, "kept": [1]}
     new = copy.deepcopy(old)
     new["spec"]["containers"][0]["env"].append({"name": "y"})
     new["spec"]["containers"][1]["resources"] = {"limits": {"a/b": "1"}}

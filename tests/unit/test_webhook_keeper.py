@@ -40,18 +40,21 @@ class Site:
         self.api.put(SECRETS, {"metadata": {"namespace": "kubenclave", "name": PLACE.secret}})
         webhook = {"name": "w", "clientConfig": {"service": {}}}
         self.api.put(MUTATING_WEBHOOKS, {"metadata": {"name": PLACE.configuration}, "webhooks": [webhook]})
-        self.served = {}
+        self.served: dict[int, x509.Certificate] = {}
         self.keepers = [
             Keeper(
                 self.api,
                 PLACE,
-                lambda held, index=index: self.served.__setitem__(index, held.leaf.certificate),
+                functools.partial(self._use, index),
                 Metrics(),
                 lifetimes=LIFETIMES,
                 now=lambda: self.now,
             )
             for index in range(replicas)
         ]
+
+    def _use(self, index, held):
+        self.served[index] = held.leaf.certificate
 
     @property
     def bundle(self) -> bytes:

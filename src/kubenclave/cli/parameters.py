@@ -11,8 +11,8 @@ from kubenclave.errors import FormatError
 from kubenclave.sgx.epc import PAGE_SIZE, Quantity
 from kubenclave.sgx.report import REPORT_DATA_SIZE
 
-_UNITS: Final = {"d": "days", "h": "hours", "m": "minutes"}
-_DURATION: Final = re.compile(r"([0-9]{1,5})([dhm])")
+_UNITS: Final = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_DURATION: Final = re.compile(r"([0-9]{1,5})([dhms])")
 _SECONDS: Final = re.compile(r"[0-9]{1,11}")
 
 
@@ -43,7 +43,7 @@ class Moment(click.ParamType[dt.datetime]):
 
 
 class Duration(click.ParamType[dt.timedelta]):
-    """A length of time such as 7d, 12h or 30m."""
+    """A length of time such as 7d, 12h, 30m or 10s."""
 
     name = "duration"
 
@@ -51,7 +51,7 @@ class Duration(click.ParamType[dt.timedelta]):
         """Return the time span; fails as click wants it."""
         match = _DURATION.fullmatch(value)
         if match is None:
-            self.fail(f"{value!r} is no duration: give 7d, 12h or 30m", param, ctx)
+            self.fail(f"{value!r} is no duration: give 7d, 12h, 30m or 10s", param, ctx)
         return dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
