@@ -106,3 +106,27 @@ def test_bad_names_are_refused(names: tuple[str, ...]) -> None:
     with pytest.raises(UsageError) as caught:
         metrics.gauge(names[0], "", *names[1:])
     assert caught.value.code == "metrics.name"
+
+
+def test_a_histogram_counts_what_is_at_most_so_large() -> None:
+    metrics = Metrics()
+    seconds = metrics.histogram("kubenclave_seconds", "Time", (0.5, 1))
+    for value in (0.1, 0.5, 0.7, 4):
+        seconds.observe(value)
+    assert metrics.render().decode() == (
+        "# HELP kubenclave_seconds Time\n"
+        "# TYPE kubenclave_seconds histogram\n"
+        'kubenclave_seconds_bucket{le="0.5"} 2\n'
+        'kubenclave_seconds_bucket{le="1"} 3\n'
+        'kubenclave_seconds_bucket{le="+Inf"} 4\n'
+        "kubenclave_seconds_sum 5.3\n"
+        "kubenclave_seconds_count 4\n"
+    )
+    assert parsed(metrics)["kubenclave_seconds_count", ()] == 4
+
+
+@pytest.mark.parametrize("buckets", [(1, 1), (2, 1), (1, math.inf)])
+def test_bounds_that_do_not_ascend(buckets: tuple[float, ...]) -> None:
+    with pytest.raises(UsageError) as caught:
+        Metrics().histogram("kubenclave_seconds", "Time", buckets)
+    assert caught.value.code == "metrics.buckets"

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counters and gauges, and the Prometheus text format 0.0.4 for them. Values are kept, nothing is sent."""
+"""Counters, gauges and histograms, and the Prometheus text format 0.0.4 for them. Values are kept, nothing is sent."""
 
 import re
-from math import isinf, isnan
+from bisect import bisect_left
+from collections.abc import Sequence
+from math import inf, isinf, isnan
 from typing import Final, TypeVar
 
 from kubenclave.errors import UsageError
@@ -77,6 +79,32 @@ class Gauge(_Metric):
         self._values = {} if self._labels else {(): 0}
 
 
+class Histogram(_Metric):
+    """How many of the values seen were at most so large; ``buckets`` are those bounds, ascending and finite."""
+
+    kind = "histogram"
+
+    def __init__(self, name: str, text: str, buckets: Sequence[float]) -> None:
+        super().__init__(name, text, ())
+        self._buckets: Final = tuple(buckets)
+        self._counts = [0] * (len(self._buckets) + 1)  # the last for what is larger than every bound
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self._counts[bisect_left(self._buckets, value)] += 1
+        self._sum += value
+
+    def lines(self) -> list[str]:
+        """Return the text lines of this metric: cumulative counts, sum and count."""
+        lines = super().lines()[:2]
+        total = 0
+        for bound, count in zip((*self._buckets, inf), self._counts, strict=True):
+            total += count
+            lines.append(f'{self.name}_bucket{{le="{_number(bound)}"}} {total}')
+        return [*lines, f"{self.name}_sum {_number(self._sum)}", f"{self.name}_count {total}"]
+
+
 _AnyMetric = TypeVar("_AnyMetric", bound=_Metric)
 
 
@@ -93,6 +121,12 @@ class Metrics:
     def gauge(self, name: str, text: str, *labels: str) -> Gauge:
         """Declare a gauge. Raises UsageError for a bad or taken name."""
         return self._add(Gauge(name, text, labels), labels)
+
+    def histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        """Declare a histogram without labels. Raises UsageError for a bad or taken name, or bounds not ascending."""
+        if any(isinf(bound) for bound in buckets) or list(buckets) != sorted(set(buckets)):
+            raise UsageError("bounds of buckets ascend", code="metrics.buckets", field=name, found=f"{buckets}")
+        return self._add(Histogram(name, text, buckets), ())
 
     def render(self) -> bytes:
         """Return all values in the text format, to be served as CONTENT_TYPE."""

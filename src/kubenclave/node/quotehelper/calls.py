@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests that wait for an answer, and whoever waits for it."""
 
+import time
 from typing import Final, Protocol
 
 from kubenclave.wire import aesm
@@ -20,14 +21,18 @@ class Caller(Protocol):
 
 
 class Call:
-    """A request that is not answered yet: ``asked`` when the worker knows of it, ``over`` once it is answered."""
+    """A request that is not answered yet: ``asked`` when the worker knows of it, ``over`` once it is answered.
 
-    __slots__ = ("asked", "caller", "over", "peer", "request")
+    ``begun`` is when it came, by the monotonic clock.
+    """
+
+    __slots__ = ("asked", "begun", "caller", "over", "peer", "request")
 
     def __init__(self, request: aesm.GetQuote | aesm.InitQuote, caller: Caller) -> None:
         self.request = request
         self.caller = caller
         self.peer = caller.peer
+        self.begun = time.monotonic()
         self.over = False
         self.asked = False
 

@@ -7,6 +7,7 @@ a change and from time to time, so that clients seldom meet code 42; it still se
 """
 
 import asyncio
+import time
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ _log = structlog.get_logger()
 _RETRY_FIRST: Final = 1.0
 _RETRY_LONGEST: Final = 60.0
 _REMEMBERED: Final = 4096
+_QUOTE_SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,9 @@ class QuoteService:
         )
         self._originals: Final = metrics.counter(
             "kubenclave_quote_worker_errors_total", "Errors of the quoting library", "error", "original"
+        )
+        self._seconds: Final = metrics.histogram(
+            "kubenclave_aesm_quote_seconds", "Time from a request for a quote to its answer", _QUOTE_SECONDS
         )
         self._queue: Final = FairQueue[Call](self._limits.queued_per_peer, self._limits.queued)
         self._deadlines: Final = Deadlines[Call](self._limits.answer_seconds, self._expired)
@@ -300,6 +305,7 @@ class QuoteService:
         else:
             call.over = True
             self._deadlines.discard(call)
+            self._seconds.observe(time.monotonic() - call.begun)
             self._finish(request, call.caller, self._quote_reply(call, request, reply))
         self._dispatch()
 
