@@ -14,7 +14,7 @@ import pytest
 
 from kubenclave import Collateral, verify_quote
 from kubenclave.cluster import serving
-from kubenclave.cluster.api import CONFIG_MAPS, EXISTS, FORBIDDEN, NOT_FOUND, SECRETS, TOKEN_REVIEWS
+from kubenclave.cluster.api import CONFIG_MAPS, CONFLICT, EXISTS, FORBIDDEN, NOT_FOUND, SECRETS, TOKEN_REVIEWS
 from kubenclave.cluster.issuer.authority import Authority
 from kubenclave.cluster.issuer.daemon import Service
 from kubenclave.cluster.issuer.store import Store
@@ -38,7 +38,7 @@ class ApiServer:
     """As much of an API server as an issuer asks for."""
 
     def __init__(self) -> None:
-        self.objects: dict[tuple[str, str], dict] = {}
+        self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.refuses = False
 
     async def get(self, kind, name, *, namespace=None, subresource=None):
@@ -55,6 +55,13 @@ class ApiServer:
         self.objects[key] = new
         return new
 
+    async def patch(self, kind, name, change, *, namespace=None, subresource=None):
+        found = self.objects[kind.plural, name]
+        if change["metadata"]["resourceVersion"] != found["metadata"]["resourceVersion"]:
+            raise ClusterError("changed since", code=CONFLICT)
+        self.objects[kind.plural, name] = {**found, "data": change["data"]}
+        return self.objects[kind.plural, name]
+
     async def apply(self, kind, wanted, *, manager, force=False):
         if self.refuses:
             raise ClusterError("not allowed", code=FORBIDDEN)
@@ -62,7 +69,7 @@ class ApiServer:
         return wanted
 
 
-def review(token: str, audiences: list[str]) -> dict:
+def review(token: str, audiences: list[str]) -> dict[str, Any]:
     """Say what an API server would: tokens are USER@NODE here."""
     user, _, node = token.partition("@")
     if user == "old":
@@ -319,6 +326,26 @@ def test_a_seed_is_made_once():
     with pytest.raises(PlatformError) as caught:
         asyncio.run(store(api).seed())
     assert caught.value.code == "simissuer.seed"
+
+
+def test_a_seed_is_put_into_the_secret_of_the_chart():
+    api = ApiServer()
+    empty = {"metadata": {"name": "root", "resourceVersion": "7"}}
+    api.objects[SECRETS.plural, "root"] = empty
+    seed = asyncio.run(store(api).seed())
+    assert asyncio.run(store(api).seed()) == seed
+
+    class Late(ApiServer):
+        async def get(self, *words, **more):
+            found = await super().get(*words, **more)
+            self.objects[SECRETS.plural, "root"] = api.objects[SECRETS.plural, "root"] | {
+                "metadata": {"resourceVersion": "8"}
+            }
+            return found
+
+    late = Late()
+    late.objects[SECRETS.plural, "root"] = empty
+    assert asyncio.run(store(late).seed()) == seed
 
 
 def test_the_seed_of_a_quicker_replica_counts():

@@ -23,7 +23,7 @@ from kubenclave.platform.signals import stop_signal
 from kubenclave.platform.simulated.issued import LIMIT, PATH, CertificateRequest
 
 PUBLISH_SECONDS: Final = 600.0
-"""Between two looks at what is published: it changes each day, and somebody may have deleted it."""
+"""Between two looks at what is published: it changes each day, and somebody may have edited it."""
 
 _RETRY_SECONDS: Final = 5.0
 _BODY_SECONDS: Final = 5.0

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Final
 
-from kubenclave.cluster.api import CONFIG_MAPS, EXISTS, NOT_FOUND, SECRETS, ClusterApi
+from kubenclave.cluster.api import CONFIG_MAPS, CONFLICT, EXISTS, NOT_FOUND, SECRETS, ClusterApi
 from kubenclave.errors import ClusterError, PlatformError
 from kubenclave.platform.simulated.pki import SEED_SIZE
 
@@ -29,6 +29,7 @@ class Store:
     async def seed(self) -> bytes:
         """Return the seed of the root, 32 bytes, made when there is none yet.
 
+        The chart makes the Secret without a seed, so that nobody needs the right to create Secrets.
         Raises ClusterError or UnreachableError, and PlatformError ``simissuer.seed`` when the Secret holds no seed.
         """
         try:
@@ -36,22 +37,25 @@ class Store:
         except ClusterError as error:
             if error.code != NOT_FOUND:
                 raise
-            found = await self._new_seed()
+            return self._read(await self._made({"apiVersion": "v1", "kind": "Secret"}))
+        if not found.get("data"):
+            found = await self._made(found)
         return self._read(found)
 
-    async def _new_seed(self) -> dict[str, Any]:
-        new = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": self.secret, "labels": _LABELS},
-            "data": {_SEED: base64.b64encode(os.urandom(SEED_SIZE)).decode()},
-        }
+    async def _made(self, before: dict[str, Any]) -> dict[str, Any]:
+        """Return the Secret with a new seed, or with that of somebody who was quicker."""
+        data = {_SEED: base64.b64encode(os.urandom(SEED_SIZE)).decode()}
         try:
-            return await self.api.create(SECRETS, new, namespace=self.namespace)
+            if "metadata" not in before:
+                new = {**before, "metadata": {"name": self.secret, "labels": _LABELS}, "data": data}
+                return await self.api.create(SECRETS, new, namespace=self.namespace)
+            version = {"resourceVersion": before["metadata"]["resourceVersion"]}
+            change = {"metadata": version, "data": data}
+            return await self.api.patch(SECRETS, self.secret, change, namespace=self.namespace)
         except ClusterError as error:
-            if error.code != EXISTS:
+            if error.code not in (EXISTS, CONFLICT):
                 raise
-            return await self.api.get(SECRETS, self.secret, namespace=self.namespace)  # another replica's
+            return await self.api.get(SECRETS, self.secret, namespace=self.namespace)
 
     def _read(self, secret: dict[str, Any]) -> bytes:
         try:
@@ -85,7 +89,7 @@ class Store:
         wanted = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": self.config_map, "namespace": self.namespace, "labels": _LABELS},
+            "metadata": {"name": self.config_map, "namespace": self.namespace},
             "data": data,
         }
         await self.api.apply(CONFIG_MAPS, wanted, manager=MANAGER, force=True)
