@@ -89,9 +89,11 @@ class QuoteHelper:
         """Serve until ``stop``. Raises PlatformError where the socket cannot be had."""
         options = self._options
         async with AsyncExitStack() as stack:
+            health = HealthServer(self.routes())
             if options.health_socket is not None:
-                health = HealthServer(self.routes())
                 await stack.enter_async_context(health.on_unix_socket(options.health_socket))
+            if options.health_port is not None:
+                await stack.enter_async_context(health.on_tcp(None, options.health_port))
             await self._place.check()  # before an enclave is started for nothing
             tasks = await stack.enter_async_context(_running(self._worker.run(), self._service.keep_initialised()))
             if not await _unless(stop, self._service.wait_initialised(), tasks):

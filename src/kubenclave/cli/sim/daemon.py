@@ -100,7 +100,7 @@ async def _serve(settings: "Settings", health_port: int | None) -> None:
         if health_port is not None:
             from kubenclave.node.health import HealthServer
 
-            await stack.enter_async_context(HealthServer(_routes(lambda: ready)).on_tcp("", health_port))
+            await stack.enter_async_context(HealthServer(_routes(lambda: ready)).on_tcp(None, health_port))
         await program.run(settings, on_ready)
 
 

@@ -3,6 +3,7 @@
 
 import argparse
 import grp
+import os
 import pwd
 import re
 from collections.abc import Sequence
@@ -15,9 +16,10 @@ from kubenclave.node.quotehelper.place import TakeOver
 from kubenclave.node.quotehelper.server import ServerLimits
 from kubenclave.node.quotehelper.service import ServiceLimits
 from kubenclave.node.quotehelper.worker import STALL_SECONDS
-from kubenclave.platform.sockets import AESM_SOCKET, PROVISION_SOCKET
+from kubenclave.platform.sockets import AESM_SOCKET, PROVISION_SOCKET, PROVISION_SOCKET_VARIABLE
 
 DEFAULT_MODE: Final = 0o666
+_LAST_PORT: Final = 65535
 
 BACKENDS: Final = ("simulated", "dcap")
 
@@ -40,6 +42,7 @@ class Options:
     provision_socket: Path = Path(PROVISION_SOCKET)
     library: str | None = None
     health_socket: Path | None = None
+    health_port: int | None = None
     mode: int = DEFAULT_MODE
     owner: tuple[int, int] | None = None
     take_over: TakeOver = TakeOver.HELPER
@@ -63,6 +66,7 @@ def parse(arguments: Sequence[str]) -> Options:
         provision_socket=given.provision_socket,
         library=given.library,
         health_socket=given.health_socket,
+        health_port=given.health_port,
         mode=given.mode,
         owner=given.owner,
         take_over=TakeOver(given.take_over),
@@ -89,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--mode", type=_mode, default=DEFAULT_MODE, metavar="OCTAL", help="mode of the AESM socket (666)")
     add("--owner", type=_owner, metavar="USER[:GROUP]", help="owner of the AESM socket (whoever runs this)")
     add("--health-socket", type=Path, metavar="PATH", help="serve /healthz, /readyz, /status and /metrics here")
-    path, text = Path(PROVISION_SOCKET), "provision socket of the SIMULATED platform (%(default)s)"
+    add("--health-port", type=_port, metavar="N", help="and on this TCP port, for the probes of a kubelet")
+    path = Path(os.environ.get(PROVISION_SOCKET_VARIABLE) or PROVISION_SOCKET)  # a device plugin may have set it
+    text = f"provision socket of the SIMULATED platform (${PROVISION_SOCKET_VARIABLE}, else {PROVISION_SOCKET})"
     add("--provision-socket", type=Path, default=path, metavar="PATH", help=text)
     add("--library", metavar="FILE", help="DCAP library (libsgx_dcap_ql.so.1)")
     choices = [choice.value for choice in TakeOver]
@@ -118,6 +124,13 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     seconds("--refresh-seconds", service.refresh_seconds, "time between renewals of the certification data")
     seconds("--stall-seconds", STALL_SECONDS, "time after which a worker that does not answer is replaced")
     seconds("--handover-seconds", 0.0, "time that SIGTERM leaves a successor to take over")
+
+
+def _port(text: str) -> int:
+    number = whole_number(1)(text)
+    if number > _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"not a port: {text}")
+    return number
 
 
 def _mode(text: str) -> int:
