@@ -8,15 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenclave.cluster.admission import DIALECTS, QUOTE_PROVIDER, ContainerKind, admit
+from kubenclave.cluster.admission import (
+    DIALECTS,
+    QUOTE_PROVIDER,
+    ContainerKind,
+    EnclaveWithoutEpc,
+    EpcMode,
+    Rules,
+    admit,
+)
+from kubenclave.cluster.admission.table import covers
 from kubenclave.errors import FormatError, PolicyError
-
-EPC = "sgx.intel.com/epc"
-ENCLAVE = "sgx.intel.com/enclave"
-PROVISION = "sgx.intel.com/provision"
-AZURE = "kubernetes.azure.com/sgx_epc_mem_in_MiB"
-ALIBABA = "alibabacloud.com/sgx_epc_MiB"
-SLIP = "sgx.intel.com/sgx_epc_mem_in_MiB"
+from kubenclave.sgx.epc import Quantity
+from tests.admission_cases import AZURE, CASES, ENCLAVE, EPC, PROVISION, defaulted, essence
 
 
 def pod(limits=None, requests=None, *, provider=None, name="app", **more) -> dict[str, Any]:
@@ -30,96 +34,64 @@ def pod(limits=None, requests=None, *, provider=None, name="app", **more) -> dic
     return made
 
 
-ACCEPTED = {
-    "intel": ({EPC: "10Mi"}, None, {EPC: "10Mi", ENCLAVE: "1"}, None, 10 << 20),
-    "intel, defaulted": (
-        {EPC: "10Mi"},
-        {EPC: "10Mi"},
-        {EPC: "10Mi", ENCLAVE: "1"},
-        {EPC: "10Mi", ENCLAVE: "1"},
-        10 << 20,
-    ),
-    "azure": ({AZURE: 10}, None, {EPC: "10485760", ENCLAVE: "1"}, None, 10 << 20),
-    "azure, defaulted": (
-        {AZURE: "10", "cpu": "1"},
-        {AZURE: 10, "cpu": "500m"},
-        {"cpu": "1", EPC: "10485760", ENCLAVE: "1"},
-        {"cpu": "500m", EPC: "10485760", ENCLAVE: "1"},
-        10 << 20,
-    ),
-    "azure in thousands": ({AZURE: "1k"}, None, {EPC: "1048576000", ENCLAVE: "1"}, None, 1000 << 20),
-    "alibaba": ({ALIBABA: "2"}, None, {EPC: "2097152", ENCLAVE: "1"}, None, 2 << 20),
-    "the slip": ({SLIP: "3"}, None, {EPC: "3145728", ENCLAVE: "1"}, None, 3 << 20),
-    "two dialects that agree": ({AZURE: 5, EPC: "5Mi"}, None, {EPC: "5Mi", ENCLAVE: "1"}, None, 5 << 20),
-    "its own enclaves": ({EPC: "1Mi", ENCLAVE: 2}, None, {EPC: "1Mi", ENCLAVE: 2}, None, 1 << 20),
-    "equal in other words": (
-        {EPC: "1Mi"},
-        {EPC: "1024Ki"},
-        {EPC: "1Mi", ENCLAVE: "1"},
-        {EPC: "1024Ki", ENCLAVE: "1"},
-        1 << 20,
-    ),
-    "no SGX at all": ({"cpu": "1"}, {"cpu": "1"}, {"cpu": "1"}, {"cpu": "1"}, 0),
-}
-
-REFUSED = {
-    "requests differ": ({EPC: "10Mi"}, {EPC: "5Mi"}, ["admission.requests-differ"]),
-    "requests differ in a dialect": ({AZURE: 10}, {AZURE: 5}, ["admission.requests-differ"]),
-    "requests only": (None, {EPC: "10Mi"}, ["admission.no-limit"]),
-    "a fraction": ({EPC: "0.5"}, None, ["admission.amount"]),
-    "a negative amount": ({AZURE: "-1"}, None, ["admission.amount"]),
-    "no quantity": ({EPC: "much"}, None, ["admission.amount"]),
-    "a float": ({EPC: 1.5}, None, ["admission.amount"]),
-    "nothing asked for": ({EPC: "0"}, None, ["admission.epc-amount"]),
-    "more than there are bytes": ({AZURE: "1E"}, None, ["admission.epc-amount"]),
-    "dialects that disagree": ({AZURE: 10, EPC: "5Mi"}, None, ["admission.dialects-disagree"]),
-    "an enclave without EPC": ({ENCLAVE: 1}, None, ["admission.epc-missing"]),
-    "EPC without an enclave": ({EPC: "1Mi", ENCLAVE: 0}, None, ["admission.enclave-missing"]),
-    "provision not granted": ({EPC: "1Mi", PROVISION: 1}, None, ["admission.provision-refused"]),
-    "all reasons at once": (
-        {EPC: "1Mi", ENCLAVE: 0, PROVISION: 1},
-        None,
-        ["admission.enclave-missing", "admission.provision-refused"],
-    ),
-}
+ADMITTED = {name: case for name, case in CASES.items() if not case.codes}
+REFUSED = {name: case for name, case in CASES.items() if case.codes}
 
 
-@pytest.mark.parametrize("case", ACCEPTED.values(), ids=ACCEPTED)
-def test_accepted_pods_come_out_in_one_dialect(case):
-    limits, requests, limits_after, requests_after, epc = case
-    given_pod = pod(limits, requests)
-    untouched = copy.deepcopy(given_pod)
-    admitted = admit(given_pod)
-    resources = admitted.pod["spec"]["containers"][0]["resources"]
-    assert given_pod == untouched
-    assert resources.get("limits") == limits_after
-    assert resources.get("requests") == requests_after
-    assert admitted.epc == epc
-    assert admitted.asks[0].sgx == bool(epc)
+@pytest.mark.parametrize("given", [lambda made: made, defaulted], ids=["as written", "as the API server asks"])
+@pytest.mark.parametrize("case", ADMITTED.values(), ids=ADMITTED)
+def test_pods_come_out_as_the_table_says(case, given):
+    made = given(case.pod)
+    untouched = copy.deepcopy(made)
+    admitted = admit(made, provision_granted=case.granted, rules=case.rules)
+    assert made == untouched
+    after = essence(admitted.pod)
+    for name, wanted in case.limits.items():
+        amounts = {resource: Quantity.parse(amount).nanos for resource, amount in wanted.items()}
+        assert after["containers"][name]["limits"] == amounts
+        if given is defaulted:
+            requests = after["containers"][name]["requests"]
+            assert {resource: amount for resource, amount in requests.items() if resource != "cpu"} == {
+                resource: amount for resource, amount in amounts.items() if resource != "cpu"
+            }
+    for name, value in case.aesm.items():
+        assert dict(after["containers"][name]["env"]).get("SGX_AESM_ADDR") == value
+    if case.total is not None:
+        assert after["annotations"][EPC] == case.total
+    if case.limits:
+        assert after["volumes"] == list(case.volumes)
+        assert all(any(covers(one, key) for one in admitted.pod["spec"]["tolerations"]) for key in (EPC, AZURE))
+    else:
+        assert admitted.pod == made
+    assert len([note for note in admitted.notes if any(part in note for part in case.notes)]) == len(case.notes)
+    assert {ask.name for ask in admitted.asks if ask.sgx} == set(case.limits)
 
 
-@pytest.mark.parametrize("case", ACCEPTED.values(), ids=ACCEPTED)
+@pytest.mark.parametrize("case", ADMITTED.values(), ids=ADMITTED)
 def test_applying_the_rules_again_changes_nothing(case):
-    once = admit(pod(case[0], case[1], provider="aesmd"))
-    twice = admit(once.pod)
-    assert twice == once
+    once = admit(case.pod, provision_granted=case.granted, rules=case.rules)
+    assert admit(once.pod, provision_granted=case.granted, rules=case.rules) == once
 
 
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
 def test_pods_that_cannot_be_meant_are_refused_with_every_reason(case):
-    limits, requests, codes = case
     with pytest.raises(PolicyError) as caught:
-        admit(pod(limits, requests))
-    assert [finding.code for finding in caught.value.findings] == codes
-    assert all(finding.field.startswith("container app: ") for finding in caught.value.findings)
+        admit(case.pod, provision_granted=case.granted, rules=case.rules)
+    assert tuple(finding.code for finding in caught.value.findings) == case.codes
+    assert all(finding.hint for finding in caught.value.findings if finding.code != "admission.amount")
 
 
-def test_reasons_of_all_containers_are_told_together():
-    two = pod({EPC: "0"})
-    two["spec"]["containers"].append({"name": "other", "resources": {"limits": {ENCLAVE: "1"}}})
+@pytest.mark.parametrize("limits", [{EPC: "much"}, {EPC: 1.5}, {EPC: None}], ids=["words", "float", "null"])
+def test_what_no_api_server_lets_through_is_refused_as_well(limits):
     with pytest.raises(PolicyError) as caught:
-        admit(two)
-    assert [finding.code for finding in caught.value.findings] == ["admission.epc-amount", "admission.epc-missing"]
+        admit(pod(limits))
+    assert caught.value.code == "admission.amount"
+
+
+def test_a_total_of_the_pods_own_is_kept_and_remarked_on():
+    (note,) = admit(CASES["a total of its own"].pod).notes
+    assert "kept as 2097152" in note
+    assert "1048576" in note
 
 
 def test_provision_by_name_and_by_annotation_for_whom_it_is_granted():
@@ -270,13 +242,24 @@ names = st.sampled_from([dialect.resource for dialect in DIALECTS] + [ENCLAVE, P
 amounts = st.dictionaries(names, values, max_size=4)
 
 
-@given(limits=amounts, requests=amounts, granted=st.booleans(), provider=st.sampled_from([None, "aesmd", "app"]))
-def test_whatever_is_asked_for_is_admitted_for_good_or_refused(limits, requests, granted, provider):
+rules = st.builds(Rules, st.sampled_from(EpcMode), st.sampled_from(EnclaveWithoutEpc))
+
+
+@given(
+    limits=amounts,
+    requests=amounts,
+    granted=st.booleans(),
+    provider=st.sampled_from([None, "aesmd", "app"]),
+    rules=rules,
+)
+def test_whatever_is_asked_for_is_admitted_for_good_or_refused(limits, requests, granted, provider, rules):
     try:
-        admitted = admit(pod(limits, requests, provider=provider), provision_granted=granted)
+        admitted = admit(pod(limits, requests, provider=provider), provision_granted=granted, rules=rules)
     except PolicyError:
         return
-    assert admit(admitted.pod, provision_granted=granted) == admitted
+    assert admit(admitted.pod, provision_granted=granted, rules=rules) == admitted
     after = admitted.pod["spec"]["containers"][0]["resources"]["limits"]
-    assert (EPC in after) == (admitted.epc > 0)
+    assert (rules.canonical in after) == (admitted.epc > 0)
+    assert {dialect.resource for dialect in DIALECTS}.intersection(after) <= {rules.canonical}
+    assert ENCLAVE in after or not admitted.epc
     assert granted or not admitted.asks[0].provision
