@@ -72,6 +72,23 @@ def test_an_ended_ca_is_replaced_at_once():
     assert trusts(renewed.bundle, renewed.leaf.certificate, later)
 
 
+def test_shorter_lives_are_taken_over_in_order():
+    held = step(None, NOW, NAMES, LIFETIMES)
+    shorter = Lifetimes(dt.timedelta(days=9), dt.timedelta(days=3), dt.timedelta(minutes=2))
+    changed = step(held, NOW, NAMES, shorter)
+    assert changed.successor is not None
+    assert changed.leaf.ends == NOW + 3 * DAY
+    assert trusts(held.bundle, changed.leaf.certificate, NOW)
+
+
+def test_a_leaf_that_ends_with_its_ca_is_not_renewed_in_vain():
+    held = step(None, NOW, NAMES, LIFETIMES)
+    last = NOW + 89 * DAY
+    held = step(held, last, NAMES, LIFETIMES)
+    assert held.leaf.ends == held.authority.ends
+    assert step(held, last + DAY / 2, NAMES, LIFETIMES) is held
+
+
 @pytest.mark.parametrize("lag", [dt.timedelta(hours=1), DAY])
 def test_through_years_of_steps_old_and_new_trust_each_other(lag):
     """A client that has the bundle of the step before, or a server that has its leaf, is never left out."""

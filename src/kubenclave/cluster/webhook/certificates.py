@@ -125,7 +125,10 @@ def step(held: Credentials | None, now: dt.datetime, names: Sequence[str], lifet
         authority = _new_authority(now, names, lifetimes)
         return Credentials(authority, _new_leaf(authority, now, names, lifetimes))
     next_held = _rotated(_pruned(held, now), now, names, lifetimes)
-    if _is_due(next_held.leaf, now, lifetimes.leaf) or _names(next_held.leaf.certificate) != list(names):
+    # A leaf that ends with its CA cannot be had for longer: the next CA comes first.
+    helps = next_held.leaf.ends != _leaf_end(next_held.authority, now, lifetimes)
+    due = helps and _is_due(next_held.leaf, now, lifetimes.leaf)
+    if due or _names(next_held.leaf.certificate) != list(names):
         return replace(next_held, leaf=_new_leaf(next_held.authority, now, names, lifetimes))
     return next_held
 
@@ -150,7 +153,13 @@ def _rotated(held: Credentials, now: dt.datetime, names: Sequence[str], lifetime
 
 
 def _is_due(pair: Pair, now: dt.datetime, lifetime: dt.timedelta) -> bool:
-    return pair.ends - now < lifetime / _DUE
+    """Tell whether a certificate ends soon, or lives longer than the site wants by now."""
+    left = pair.ends - now
+    return left < lifetime / _DUE or left > lifetime + _SKEW
+
+
+def _leaf_end(authority: Pair, now: dt.datetime, lifetimes: Lifetimes) -> dt.datetime:
+    return min(now + lifetimes.leaf, authority.ends)
 
 
 def _new_authority(now: dt.datetime, names: Sequence[str], lifetimes: Lifetimes) -> Pair:
@@ -170,7 +179,7 @@ def _new_authority(now: dt.datetime, names: Sequence[str], lifetimes: Lifetimes)
 def _new_leaf(authority: Pair, now: dt.datetime, names: Sequence[str], lifetimes: Lifetimes) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.certificate.subject
-    end = min(now + lifetimes.leaf, authority.ends)
+    end = _leaf_end(authority, now, lifetimes)
     builder = _builder(_subject("kubenclave webhook"), issuer, key.public_key(), now, end)
     builder = (
         builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
