@@ -124,8 +124,9 @@ def check_quota(snapshot: Snapshot) -> Iterator[Diagnosis]:
     for quota in snapshot.of(Source.QUOTAS):
         hard, used = ((quota.get("status") or {}).get(key) or {} for key in ("hard", "used"))
         for resource in UNITS:
-            limit = hard.get(f"requests.{resource}")
-            if limit is not None and amount_of(used.get(f"requests.{resource}", 0)) >= amount_of(limit):
+            key = f"requests.{resource}"
+            limit = hard.get(key)
+            if limit is not None and amount_of(used.get(key, 0)) >= amount_of(limit):
                 found = f"{resource}: all of {limit} used; another pod with EPC would not be created here"
                 step = "raise the quota, or delete pods of this namespace"
                 subject = f"quota {namespace_of(quota)}/{name_of(quota)}"
