@@ -76,8 +76,9 @@ def essence(made: Mapping[str, Any]) -> dict[str, Any]:
         "containers": {
             each["name"]: {
                 **{
-                    key: {name: Quantity.parse(amount).nanos for name, amount in (entries or {}).items()}
+                    key: {name: Quantity.parse(amount).nanos for name, amount in entries.items()}
                     for key, entries in each.get("resources", {}).items()
+                    if entries
                 },
                 "env": [(entry["name"], entry.get("value", "")) for entry in each.get("env", [])],
                 "mounts": [
@@ -126,13 +127,14 @@ CASES: dict[str, Case] = {
         one({AZURE: "10", "cpu": "1"}, {AZURE: 10, "cpu": "500m"}), {"app": {"cpu": "1", EPC: "10Mi", ENCLAVE: "1"}}
     ),
     "Azure in thousands": Case(one({AZURE: "1k"}), {"app": {EPC: "1048576000", ENCLAVE: "1"}}),
+    "a fraction that makes whole bytes": Case(one({EPC: "1.5Gi"}), {"app": {EPC: "1536Mi", ENCLAVE: "1"}}),
     "Azure with an exponent": Case(one({AZURE: "1e2"}), {"app": {EPC: "100Mi", ENCLAVE: "1"}}),
     "Alibaba": Case(one({ALIBABA: "2"}), {"app": {EPC: "2Mi", ENCLAVE: "1"}}),
     "the slip": Case(one({SLIP: "3"}), {"app": {EPC: "3Mi", ENCLAVE: "1"}}),
     "dialects that agree": Case(one({AZURE: 5, EPC: "5Mi", ALIBABA: 5}), {"app": {EPC: "5Mi", ENCLAVE: "1"}}),
     "enclaves of its own": Case(one({EPC: "1Mi", ENCLAVE: 2}), {"app": {EPC: "1Mi", ENCLAVE: "2"}}),
     "equal in other words": Case(one({EPC: "1Mi"}, {EPC: "1024Ki"}), {"app": {EPC: "1Mi", ENCLAVE: "1"}}),
-    "the most there may be": Case(one({EPC: "1Pi"}), {"app": {EPC: "1Pi", ENCLAVE: "1"}}, total=str(1 << 50)),
+    "the most there may be": Case(one({EPC: "64Ti"}), {"app": {EPC: "64Ti", ENCLAVE: "1"}}, total=str(64 << 40)),
     "already as it should be": Case(
         one({EPC: "1Mi", ENCLAVE: 1}, annotations={EPC: "1048576"}),
         {"app": {EPC: "1Mi", ENCLAVE: "1"}},
@@ -277,7 +279,8 @@ CASES: dict[str, Case] = {
     "no EPC": Case(one({EPC: "0"}), codes=("admission.epc-amount",)),
     "no EPC, in MiB": Case(one({AZURE: "0"}), codes=("admission.epc-amount",)),
     "more than any machine has": Case(one({AZURE: "1E"}), codes=("admission.epc-amount",)),
-    "one byte too much": Case(one({EPC: str((1 << 50) + 1)}), codes=("admission.epc-amount",)),
+    "one byte too much": Case(one({EPC: str((64 << 40) + 1)}), codes=("admission.epc-amount",)),
+    "more than CEL can count": Case(one({EPC: "1Pi"}), codes=("admission.epc-amount",)),
     "dialects that disagree": Case(one({AZURE: 10, EPC: "5Mi"}), codes=("admission.dialects-disagree",)),
     "requests differ": Case(one({EPC: "10Mi"}, {EPC: "5Mi"}), codes=("admission.requests-differ",), by_server=True),
     "requests differ in a dialect": Case(

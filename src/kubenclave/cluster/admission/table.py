@@ -24,8 +24,11 @@ AESM_PATHS: Final = ("/run/aesmd", "/var/run/aesmd")
 TOTAL_ANNOTATION: Final = EPC_RESOURCE
 """Pod annotation with the bytes of EPC of the whole pod, by which Kata sizes its guest."""
 
-MAX_EPC: Final = 1 << 50
-"""Bytes of EPC a container may ask for: more than any machine has, and sums of it stay below 64 bits."""
+MAX_EPC: Final = 64 << 40
+"""Bytes of EPC a container may ask for: more than any machine has.
+
+Sums stay below 64 bits, and CEL can read the amounts: of quantities above 100Ti it makes no integer.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,8 +121,8 @@ PROVIDES: Final = f'(variables.provider == c.name && c.name != "{AESMD}")'
 """Whether the annotation makes container ``c`` the quote provider, Intel's way to ask for the provisioning key."""
 
 SIZE: Final = (
-    f"({_listed('limits')}[?variables.canonical]"
-    ".optMap(a, quantity(a).asInteger() * variables.units[variables.canonical]).orValue(0))"
+    f"({_listed('limits')}[?variables.canonical].optMap(a, quantity(a).isInteger()"
+    " ? quantity(a).asInteger() * variables.units[variables.canonical] : 0).orValue(0))"
 )
 """The bytes of EPC of a Container ``c`` as they are counted, once its resources have the one name."""
 

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an API server with one of the two renderings of admission makes of the shared cases."""
+
+import json
+import re
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+from kubenclave.cluster.admission import Grants, Rules, admit
+from kubenclave.cluster.policies import QUOTE_HELPER_ACCOUNT, Settings, mutating_objects, validating_objects
+from tests.admission_cases import GRANTED, NAMESPACE, Case, defaulted, essence, one
+from tests.cluster.harness.cluster import Cluster
+
+OWN_NAMESPACE = "kubenclave"
+CODE = re.compile(r"\[(admission\.[a-z-]+)\]")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the API server says to a new pod: ``pod`` as it would store it, or a refusal; and its warnings."""
+
+    pod: dict[str, Any] | None
+    said: str
+
+    @property
+    def codes(self) -> list[str]:
+        """Codes of ours in what it says."""
+        return CODE.findall(self.said)
+
+
+def create(cluster: Cluster, pod: dict[str, Any], namespace: str = NAMESPACE, *, dry_run: bool = True) -> Answer:
+    """Create a pod, by default without keeping it."""
+    command = [cluster.tool / "bin" / "kubectl", "--kubeconfig", cluster.kubeconfig, "create", "-n", namespace]
+    command += ["--validate=false", "-o", "json", "-f", "-", *(["--dry-run=server"] if dry_run else [])]
+    done = subprocess.run(command, input=json.dumps(pod), capture_output=True, text=True, timeout=60, check=False)
+    return Answer(json.loads(done.stdout) if done.returncode == 0 else None, done.stderr)
+
+
+def policies(rules: Rules) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The mutating and the validating half for the cases of one set of rules."""
+    settings = Settings.of(rules, Grants(frozenset({(NAMESPACE, GRANTED)})), OWN_NAMESPACE)
+    return mutating_objects(settings), validating_objects(settings)
+
+
+def prepare(cluster: Cluster) -> None:
+    """Make the namespace and the service accounts of the cases."""
+    for namespace, names in ((NAMESPACE, ("default", GRANTED)), (OWN_NAMESPACE, ("default", QUOTE_HELPER_ACCOUNT))):
+        cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+        accounts = [{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}} for name in names]
+        cluster.apply(accounts, namespace)
+
+
+def install(cluster: Cluster, rules: Rules, *, mutating: bool = True) -> None:
+    """Put both halves of the policies in force, or the validating one alone."""
+    first, second = policies(rules)
+    cluster.apply([*first, *second] if mutating else second)
+    if not mutating:
+        uninstall(cluster, first)
+    in_force(cluster, rules, mutating=mutating)
+
+
+def uninstall(cluster: Cluster, objects: list[dict[str, Any]] | None = None) -> None:
+    """Take policies away, by default all of them."""
+    gone = [*sum(policies(Rules()), [])] if objects is None else objects
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": gone})
+    cluster.kubectl("delete", "--ignore-not-found", "-f", "-", text=text)
+
+
+def in_force(cluster: Cluster, rules: Rules, *, mutating: bool = True) -> None:
+    """Wait until the API server goes by these rules: it takes notice of new policies after a moment."""
+    uncounted = one({"sgx.intel.com/enclave": 1})
+    other = "sgx.intel.com/sgx_epc_mem_in_MiB"
+
+    def there() -> bool:
+        answer = create(cluster, one({other: 1}))
+        if mutating:
+            limits = answer.pod["spec"]["containers"][0]["resources"]["limits"] if answer.pod else {}
+            translated = rules.canonical in limits and "sgx.intel.com/enclave" in limits
+        else:
+            translated = f"expected {rules.canonical}" in answer.said and "admission.untranslated" in answer.codes
+        said = create(cluster, uncounted).said
+        refused = "admission.epc-missing" in said
+        return translated and refused == (rules.enclave_without_epc == "refuse") and (refused or "no EPC" in said)
+
+    cluster.wait(there, 30, "the policies to be in force")
+
+
+def check(cluster: Cluster, case: Case, *, ours_first: bool = False) -> None:
+    """Let the API server answer a case, and compare with the table and with ``admit``.
+
+    ``ours_first`` where our mutating half refuses by itself (the webhook), and says every reason.
+    """
+    answer = create(cluster, case.pod)
+    if case.codes:
+        assert answer.pod is None, answer.pod
+        if ours_first:
+            assert answer.codes == list(case.codes), answer.said
+        elif not case.by_server:
+            assert answer.codes == list(case.codes), answer.said
+        return
+    assert answer.pod is not None, answer.said
+    for note in case.notes:
+        assert note in answer.said
+    wanted = admit(defaulted(case.pod), provision_granted=case.granted, rules=case.rules)
+    assert essence(answer.pod) == essence(wanted.pod)
