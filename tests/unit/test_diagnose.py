@@ -200,6 +200,15 @@ def test_a_devices_cluster_needs_no_second_device():
     assert codes(examine(changed(NODES=[by_mib], PODS=[agent_pod(), running]))) == []
 
 
+def test_a_pod_of_ours_that_does_not_start():
+    broken = agent_pod()
+    broken["metadata"]["labels"] = {"app.kubernetes.io/part-of": "kubenclave"}
+    broken["status"]["containerStatuses"] = [{"name": "agent", "state": {"waiting": {"reason": "ImagePullBackOff"}}}]
+    findings = examine(changed(PODS=[broken]))
+    assert codes(findings) == ["doctor.container-waits"]
+    assert worst(findings).layer is Layer.ADD_ON
+
+
 def test_an_old_server():
     assert codes(examine(good(), (1, 29))) == ["doctor.version"]
 

@@ -67,7 +67,7 @@ def _bound(policies: Iterable[Object], bindings: Sequence[Object], kind: str) ->
             step = "install the chart anew, which brings the binding"
             yield Diagnosis(Layer.ADMISSION, State.PROBLEM, subject, "not bound", "doctor.policy-unbound", step)
         elif warnings := ((policy.get("status") or {}).get("typeChecking") or {}).get("expressionWarnings"):
-            found = f"{len(warnings)} expressions do not type-check: {warnings[0].get('warning', '')[:200]}"
+            found = f"expressions that do not type-check: {len(warnings)}: {' '.join(str(warnings[0].get('warning', '')).split())[:200]}"
             step = "the policy is of another version than the server expects: report it with this text"
             yield Diagnosis(Layer.ADMISSION, State.WARNING, subject, found, "doctor.policy-warning", step)
         else:

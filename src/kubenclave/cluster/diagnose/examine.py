@@ -35,6 +35,7 @@ _CLUSTER_CHECKS: Final[Sequence[tuple[Check, Sequence[Source]]]] = (
     (parts.check_denied, ()),
     (parts.check_daemon_sets, (Source.DAEMON_SETS,)),
     (parts.check_deployments, (Source.DEPLOYMENTS,)),
+    (pod.check_own, (Source.PODS,)),
     (parts.check_foreign, (Source.DAEMON_SETS,)),
     (admission.check_mutation, (Source.MUTATING_POLICIES, Source.MUTATING_BINDINGS, Source.WEBHOOKS)),
     (admission.check_validation, (Source.VALIDATING_POLICIES, Source.VALIDATING_BINDINGS)),

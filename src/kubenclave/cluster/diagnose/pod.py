@@ -2,6 +2,7 @@
 """One pod, from what it asks for to the quote: what it lacks, and on whose side."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from kubenclave.cluster.accounts import UNITS, amount_of, containers, pod_account, resources_of
@@ -16,6 +17,7 @@ from kubenclave.cluster.diagnose.model import (
     Source,
     State,
     annotations_of,
+    labels_of,
     name_of,
     named,
     namespace_of,
@@ -24,6 +26,8 @@ from kubenclave.cluster.diagnose.model import (
 from kubenclave.cluster.diagnose.nodes import AESM_ANNOTATION, check_node
 from kubenclave.cluster.diagnose.scheduling import check_scheduling
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE, amount
+
+PART_OF: Final = "app.kubernetes.io/part-of"
 
 _REFUSED: Final = ("UnexpectedAdmissionError", "OutOf", "TopologyAffinityError", "Admission")
 _SAID: Final = 300
@@ -82,6 +86,15 @@ def check_start(pod: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
             yield Diagnosis(Layer.START, State.WARNING, subject, found, "doctor.event", step)
     if status.get("phase") == "Running":
         yield Diagnosis(Layer.START, State.OK, subject, "runs")
+
+
+def check_own(snapshot: Snapshot) -> Iterator[Diagnosis]:
+    """Say why pods of the add-on itself do not run."""
+    for pod in snapshot.of(Source.PODS):
+        if labels_of(pod).get(PART_OF) == "kubenclave":
+            for found in check_start(pod, snapshot):
+                if found.state is State.PROBLEM:
+                    yield replace(found, layer=Layer.ADD_ON)
 
 
 def check_quotes(pod: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
