@@ -37,8 +37,8 @@ _LEFT_OUT: Final = shutil.ignore_patterns(
     "site-packages", "dist-packages", "__pycache__", "_tkinter*", "_test*", "nis.*", "_gdbm*", "_dbm*", "_curses*",
     "readline*", "_ctypes_test*", "xx*",
 )  # fmt: skip
-# Once libraries of their own, now empty: wheels for older systems still name them.
-_ONCE_APART: Final = ("libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1")
+# What wheels may link besides the C library: its former parts, now empty, and the compiler's library.
+_FOR_WHEELS: Final = ("libdl.so.2", "libgcc_s.so.1", "libpthread.so.0", "librt.so.1", "libutil.so.1")
 _SCRIPT: Final = f"#!/usr/local/bin/{_NAME}\nfrom kubenclave.cli.main import main\n\nmain()\n"
 
 
@@ -117,7 +117,7 @@ def _base(stage: Path) -> None:
     (library / "dist-packages").symlink_to("site-packages")
     libraries = _libraries([executable, *library.glob("lib-dynload/*.so")])
     beside = libraries["libc.so.6"].parent
-    libraries |= {name: beside / name for name in _ONCE_APART if (beside / name).exists()}
+    libraries |= {name: beside / name for name in _FOR_WHEELS if (beside / name).exists()}
     for name, path in libraries.items():
         standard = str(path).startswith(("/lib", "/usr/lib"))
         target = stage / str(path).lstrip("/") if standard else local / "lib" / name

@@ -24,6 +24,9 @@ from kubenclave.cluster.diagnose.parts import POLICIES_SINCE
 _DUE: Final = 0.1
 """Part of a certificate's life at whose beginning it should have been replaced long ago."""
 
+_SAID: Final = 200
+"""Characters of the server's warning that are quoted."""
+
 
 def check_mutation(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Look for what turns dialects into one and adds the enclave device."""
@@ -67,7 +70,8 @@ def _bound(policies: Iterable[Object], bindings: Sequence[Object], kind: str) ->
             step = "install the chart anew, which brings the binding"
             yield Diagnosis(Layer.ADMISSION, State.PROBLEM, subject, "not bound", "doctor.policy-unbound", step)
         elif warnings := ((policy.get("status") or {}).get("typeChecking") or {}).get("expressionWarnings"):
-            found = f"expressions that do not type-check: {len(warnings)}: {' '.join(str(warnings[0].get('warning', '')).split())[:200]}"
+            first = " ".join(str(warnings[0].get("warning", "")).split())
+            found = f"expressions that do not type-check: {len(warnings)}: {first[:_SAID]}"
             step = "the policy is of another version than the server expects: report it with this text"
             yield Diagnosis(Layer.ADMISSION, State.WARNING, subject, found, "doctor.policy-warning", step)
         else:
