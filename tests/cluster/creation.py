@@ -34,6 +34,8 @@ class Throughout:
     refused: list[tuple[float, str]] = field(default_factory=list)
     untreated: list[Object] = field(default_factory=list)
     slowest: float = 0
+    _rows: list[tuple[float, float]] = field(default_factory=list)
+    _in_row: bool = False
 
     def __enter__(self) -> Self:
         self._end = threading.Event()
@@ -44,6 +46,11 @@ class Throughout:
     def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
+
+    @property
+    def longest_refusal(self) -> float:
+        """Seconds from the first to the last refusal of a row without a pod admitted in between."""
+        return max((last - first for first, last in self._rows), default=0)
 
     async def _create(self) -> None:
         async with LightkubeApi.connect(kubeconfig=str(self.kubeconfig)) as api:
@@ -57,8 +64,13 @@ class Throughout:
         try:
             made = await api.create(PODS, sgx_pod(), namespace="default")
         except KubenclaveError as error:
-            self.refused.append((time.monotonic(), str(error)))
+            now = time.monotonic()
+            self.refused.append((now, str(error)))
+            first = self._rows.pop()[0] if self._in_row else now
+            self._rows.append((first, now))
+            self._in_row = True
             return
+        self._in_row = False
         self.created += 1
         if not treated(made):
             self.untreated.append(made)

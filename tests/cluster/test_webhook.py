@@ -7,8 +7,10 @@ import time
 
 import pytest
 
+from tests.admission_cases import CAPACITY, CASES, DEVICES, GRANTED, MIGRATING
+from tests.admission_cases import NAMESPACE as NAMESPACE_OF_CASES
 from tests.chart import NAMESPACE
-from tests.cluster import release
+from tests.cluster import admission, release
 from tests.cluster.creation import ENCLAVE, Throughout, sgx_pod, treated
 from tests.cluster.harness.parts import HarnessError
 from tests.cluster.release import AZURE, EPC, pod
@@ -20,7 +22,7 @@ VALUES: release.Values = {
     "admission": {"mode": "webhook"},
     "quoteHelper": {"enabled": False},
     "exporter": {"enabled": False},
-    "provision": {"allowed": [{"namespace": "default", "serviceAccounts": ["quotes"]}]},
+    "provision": {"allowed": [{"namespace": NAMESPACE_OF_CASES, "serviceAccounts": [GRANTED]}]},
 }
 # Short lives: a CA issues for about 40 seconds, a leaf is served for 20.
 LIVES = {"authorityLifetime": "60s", "leafLifetime": "30s", "settle": "5s"}
@@ -57,19 +59,30 @@ def metric(cluster, name):
     return found
 
 
+def running(cluster):
+    """The replicas, and those that are about to go."""
+    return cluster.items("pod", NAMESPACE, "app.kubernetes.io/component=webhook")
+
+
 def replicas(cluster):
-    pods = cluster.items("pod", NAMESPACE, "app.kubernetes.io/component=webhook")
-    return [each["metadata"]["name"] for each in pods if "deletionTimestamp" not in each["metadata"]]
+    """Names of the replicas that stay."""
+    return [each["metadata"]["name"] for each in running(cluster) if "deletionTimestamp" not in each["metadata"]]
 
 
-def test_dialects_become_one_and_the_device_comes_along(webhook):
-    for limits in ({AZURE: "1"}, {EPC: "1Mi"}, {"alibabacloud.com/sgx_epc_MiB": "1"}):
-        made = created(webhook, sgx_pod(limits))
-        resources = made["spec"]["containers"][0]["resources"]
-        assert resources["limits"] == resources["requests"]
-        assert resources["limits"][ENCLAVE] == "1"
-        assert {EPC, ENCLAVE} == set(resources["limits"])
-        assert "generateName" in made["metadata"]
+@pytest.mark.parametrize("rules", [DEVICES, MIGRATING, CAPACITY], ids=["devices", "migrating", "capacity"])
+def test_the_cases_of_admission(webhook, rules):
+    admission.prepare(webhook)
+    more = {"mode": "webhook", "enclaveWithoutEpc": rules.enclave_without_epc.value}
+    release.helm(webhook, "upgrade", {**VALUES, "epcMode": rules.epc_mode.value, "admission": more})
+    webhook.wait(lambda: len(running(webhook)) == 2, 60, "the replicas before to be gone")
+    for case in (case for case in CASES.values() if case.rules == rules):
+        admission.check(webhook, case, ours_first=True)
+
+
+def test_a_generated_name_is_no_obstacle(webhook):
+    made = created(webhook, sgx_pod())
+    assert made["metadata"]["generateName"]
+    assert treated(made)
 
 
 def test_what_is_created_is_what_the_dry_run_showed(webhook):
@@ -92,21 +105,17 @@ def test_refusals_say_why_and_what_next(webhook):
         created(webhook, sgx_pod({AZURE: "1", "sgx.intel.com/provision": "1"}))
     assert "admission.provision-refused" in str(caught.value)
     assert "provision.allowed" in str(caught.value)
-    allowed = sgx_pod({AZURE: "1", "sgx.intel.com/provision": "1"})
-    webhook.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "quotes"}})
-    allowed["spec"]["serviceAccountName"] = "quotes"
-    assert created(webhook, allowed)["spec"]["containers"][0]["resources"]["limits"]["sgx.intel.com/provision"] == "1"
 
 
 def test_other_pods_never_meet_it(webhook):
-    before = metric(webhook, "kubenclave_admission_seconds_total")
+    before = metric(webhook, "kubenclave_admission_seconds_count")
     created(webhook, pod("plain", {"cpu": "1"}))
     # Nor do those of its own namespace: it could not come back without itself.
     made = created(webhook, pod("ours", {EPC: "1Mi", ENCLAVE: "1"}, NAMESPACE))
     assert EPC in made["spec"]["containers"][0]["resources"]["limits"]
-    assert metric(webhook, "kubenclave_admission_seconds_total") == before
+    assert metric(webhook, "kubenclave_admission_seconds_count") == before
     created(webhook, sgx_pod())
-    assert metric(webhook, "kubenclave_admission_seconds_total") > before
+    assert metric(webhook, "kubenclave_admission_seconds_count") > before
 
 
 def test_an_upgrade_leaves_certificates_alone_and_nobody_waits(webhook):
@@ -129,7 +138,7 @@ def test_a_replica_that_is_deleted_is_not_missed(webhook):
 
 def test_while_it_is_down_sgx_pods_are_refused_and_others_pass(webhook):
     webhook.kubectl("scale", "deployment", NAME, "-n", NAMESPACE, "--replicas=0")
-    webhook.wait(lambda: not webhook.items("pod", NAMESPACE, "app.kubernetes.io/component=webhook"), 60, "no replica")
+    webhook.wait(lambda: not running(webhook), 60, "no replica")
     with pytest.raises(HarnessError) as caught:
         created(webhook, sgx_pod())
     assert "failed calling webhook" in str(caught.value)
@@ -158,3 +167,16 @@ def test_certificates_rotate_while_pods_are_created(webhook):
     assert len(seen) >= 4, "at least two rotations: both CAs trusted, then one of them gone"
     assert (pods.refused, pods.untreated) == ([], [])
     assert pods.created > 500
+
+
+def test_from_webhook_to_policies_and_back_nobody_slips_through(webhook):
+    if "mutatingadmissionpolicies" not in webhook.kubectl("api-resources", "-o", "name"):
+        pytest.skip("this server has no mutating policies")
+    with Throughout(webhook.kubeconfig) as pods:
+        for mode in ("policies", "webhook", "policies"):
+            release.helm(webhook, "upgrade", {**VALUES, "admission": {"mode": mode}})
+            time.sleep(8)
+    assert pods.untreated == []
+    assert pods.created > 100
+    # Where one takes over from the other there may be a moment in which pods are refused: never one that lasts.
+    assert pods.longest_refusal < 5, pods.refused

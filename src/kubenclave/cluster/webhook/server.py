@@ -20,6 +20,7 @@ MAX_BODY: Final = 3 << 20
 """Bytes of a review. The API server stores no object above 1.5 MiB, and takes no request above 3 MiB."""
 BODY_TIMEOUT: Final = 5.0
 """Seconds in which a review has to be there; the API server waits no longer for its answer."""
+_BUCKETS: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1)
 
 log = structlog.get_logger(__name__)
 
@@ -39,8 +40,8 @@ class Reviews:
         self._malformed = metrics.counter(
             "kubenclave_admission_malformed_total", "Requests that held no review of a pod."
         )
-        self._seconds = metrics.counter(
-            "kubenclave_admission_seconds_total", "Time spent on reviews, from the whole request to the answer."
+        self._seconds = metrics.histogram(
+            "kubenclave_admission_seconds", "Time from a whole request to its answer.", _BUCKETS
         )
 
     def app(self) -> Starlette:
@@ -63,7 +64,7 @@ class Reviews:
             given = answer(body, self._site)
         except FormatError as error:
             return self._bad(400, error)
-        self._seconds.inc(by=time.perf_counter() - begun)
+        self._seconds.observe(time.perf_counter() - begun)
         if not given.dry_run:
             self._answered.inc(given.outcome.value)
             for code in given.codes:
