@@ -3,9 +3,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from tests.cluster.harness.cluster import Cluster
+from tests.cluster.harness.parts import HarnessError
 
 BUSYBOX = "kubenclave.test/busybox:test"
+OURS = "kubenclave.test/kubenclave:test"
 
 
 def pod(name: str, *command: str, **spec):
@@ -42,7 +48,7 @@ def test_pods_on_both_nodes_meet_through_a_service_and_find_the_api_server(clust
 
 
 def test_a_pod_runs_this_checkout(cluster: Cluster):
-    container = {"name": "main", "image": "kubenclave.test/kubenclave:test", "args": ["--version"]}
+    container = {"name": "main", "image": OURS, "args": ["--version"]}
     cluster.apply(pod("ours", nodeName="sgx-1", restartPolicy="Never", containers=[container]))
     cluster.wait_pod("ours", phase="Succeeded")
     assert "kubenclave" in cluster.kubectl("logs", "ours")
@@ -54,3 +60,98 @@ def test_an_image_is_found_by_its_digest(cluster: Cluster):
     cluster.apply(pod("digest", nodeName="sgx-1", restartPolicy="Never", containers=[container]))
     cluster.wait_pod("digest", phase="Succeeded")
     cluster.delete("pod", "digest")
+
+
+def test_pods_find_services_by_name(cluster: Cluster):
+    cluster.apply(service("named", 8080))
+    cluster.apply(pod("asker", "sleep", "1000"))
+    cluster.wait_pod("asker")
+    address = cluster.get("service", "named")["spec"]["clusterIP"]
+    program = "import socket,sys; print(socket.gethostbyname(sys.argv[1]))"
+    container = {"name": "main", "image": OURS, "command": ["python", "-c", program, "named"]}
+    cluster.apply(pod("resolver", restartPolicy="Never", containers=[container]))
+    cluster.wait_pod("resolver", phase="Succeeded")
+    assert cluster.kubectl("logs", "resolver").strip() == address
+    for name in ("asker", "resolver"):
+        cluster.delete("pod", name)
+
+
+def test_folders_of_a_node_are_its_own(cluster: Cluster):
+    for name, node in cluster.nodes.items():
+        node.run("sh", "-c", f"echo {name} >/var/lib/kubenclave/who && mkdir -p /run/kubenclave")
+        assert (node.folder / "var/lib/kubenclave/who").read_text() == f"{name}\n"
+    assert not Path("/run/kubenclave").exists()
+    volume = {"name": "who", "hostPath": {"path": "/var/lib/kubenclave"}}
+    container = {
+        "name": "main",
+        "image": BUSYBOX,
+        "command": ["cat", "/who/who"],
+        "volumeMounts": [{"name": "who", "mountPath": "/who"}],
+    }
+    for name in cluster.nodes:
+        spec = {"nodeName": name, "restartPolicy": "Never", "volumes": [volume], "containers": [container]}
+        cluster.apply(pod(f"who-{name}", **spec))
+        cluster.wait_pod(f"who-{name}", phase="Succeeded")
+        assert cluster.kubectl("logs", f"who-{name}") == f"{name}\n"
+        cluster.delete("pod", f"who-{name}")
+
+
+def test_sgx_devices_of_a_node_come_and_go_without_touching_the_machine(cluster: Cluster):
+    node = cluster.nodes["sgx-1"]
+    node.make_sgx_devices()
+    assert node.run("sh", "-c", "ls /dev/sgx_*").split() == ["/dev/sgx_enclave", "/dev/sgx_provision"]
+    node.run("sh", "-c", "exec 3</dev/sgx_enclave 4</dev/sgx_provision")
+    assert not list(Path("/dev").glob("sgx*"))
+    assert cluster.nodes["plain-1"].run("sh", "-c", "ls /dev | grep -c sgx || true").strip() == "0"
+    node.remove_sgx_devices()
+    assert node.run("sh", "-c", "ls /dev | grep -c sgx || true").strip() == "0"
+
+
+def test_pods_survive_restarts_of_kubelet_and_containerd(cluster: Cluster):
+    node = cluster.nodes["plain-1"]
+    cluster.apply(pod("survivor", "sh", "-c", "date +%s%N >/tmp/born; sleep 1000", nodeName="plain-1"))
+    cluster.wait_pod("survivor")
+    born = cluster.exec("survivor", "cat", "/tmp/born")
+    node.stop_kubelet()
+    node.restart_containerd()
+    node.start_kubelet()
+    cluster.wait(lambda: cluster.exec("survivor", "cat", "/tmp/born") == born, 30, "the kubelet to be back")
+    cluster.wait_nodes()
+    assert cluster.get("pod", "survivor")["status"]["containerStatuses"][0]["restartCount"] == 0
+    cluster.delete("pod", "survivor")
+
+
+def test_the_api_server_comes_back_with_what_it_knew(cluster: Cluster):
+    cluster.kubectl("create", "configmap", "kept", "--from-literal=a=b")
+    cluster.stop_apiserver()
+    with pytest.raises(HarnessError, match="refused"):
+        cluster.get("configmap", "kept")
+    cluster.start_apiserver()
+    assert cluster.get("configmap", "kept")["data"] == {"a": "b"}
+    cluster.delete("configmap", "kept")
+
+
+def test_the_audit_log_has_writes_with_annotations(cluster: Cluster):
+    cluster.kubectl("create", "configmap", "audited")
+    cluster.delete("configmap", "audited")
+    mine = [event for event in cluster.audit() if event["objectRef"].get("name") == "audited"]
+    assert {event["verb"] for event in mine} == {"create", "delete"}
+    assert all("authorization.k8s.io/decision" in event["annotations"] for event in mine)
+
+
+def test_a_service_account_has_the_rights_that_it_was_given_and_no_more(cluster: Cluster):
+    cluster.kubectl("create", "serviceaccount", "nobody")
+    kubeconfig = cluster.kubeconfig_for("nobody")
+    with pytest.raises(HarnessError, match="Forbidden"):
+        cluster.kubectl("get", "nodes", "--kubeconfig", kubeconfig)
+    cluster.delete("serviceaccount", "nobody")
+
+
+def test_a_failure_tells_of_unhappy_pods_and_the_ends_of_logs(cluster: Cluster):
+    cluster.apply(pod("unhappy", "true", nodeSelector={"no": "such-node"}))
+    with pytest.raises(HarnessError) as failure:
+        cluster.wait_pod("unhappy", timeout=2)
+    told = str(failure.value)
+    for word in ("pod default/unhappy to be Running", "didn't match Pod's node affinity", "kube-scheduler.log"):
+        assert word in told
+    cluster.delete("pod", "unhappy")

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import http
 import json
+import sys
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tests.cluster.harness import network
+from tests.cluster.harness import dns, network
 from tests.cluster.harness.parts import Part, run, wait
 from tests.cluster.harness.pki import Authority, signing_key
 
@@ -57,7 +58,8 @@ class ControlPlane:
         self.controllers = Part("kube-controller-manager", self._controllers(), logs)
         self.scheduler = Part("kube-scheduler", self._scheduler(), logs)
         self.proxy = Part("kube-proxy", [binaries / "kube-proxy", f"--config={self._proxy_file}"], logs)
-        self.parts = [self.etcd, self.apiserver, self.controllers, self.scheduler, self.proxy]
+        self.dns = Part("dns", [sys.executable, "-m", dns.__name__, self.admin], logs)
+        self.parts = [self.etcd, self.apiserver, self.controllers, self.scheduler, self.proxy, self.dns]
 
     def start(self) -> None:
         """Start all of it and return once the API server is ready. Raises HarnessError."""
@@ -65,6 +67,7 @@ class ControlPlane:
         self.start_apiserver()
         self.controllers.start()
         self.scheduler.start()
+        self.dns.start()
 
     def start_proxy(self, node: str) -> None:
         """Start kube-proxy, as of a node that is registered by now, and return once Services lead to their pods."""

@@ -15,6 +15,7 @@ namespaces and go with them.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -33,6 +34,7 @@ PREFIX: Final = "kubenclave-test-"
 CGROUPS: Final = Path("/sys/fs/cgroup")
 NAMESPACES: Final = ("--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child=KILL", "--mount-proc")
 _PATIENCE: Final = 30.0
+_GRACE: Final = 5
 
 
 def folder() -> Path | None:
@@ -53,14 +55,16 @@ def run(command: list[str], *, keep: bool = False) -> int:
     sweep()
     place = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{secrets.token_hex(3)}-"))
     place.chmod(0o755)
+    lock = _lock(place, create=True)
+    assert lock is not None
     reading, writing = os.pipe()
-    os.set_inheritable(reading, True)
     janitor = subprocess.Popen(
         [sys.executable, __file__, "janitor", str(place), str(reading), "keep" if keep else "remove"],
-        pass_fds=[reading],
+        pass_fds=[reading, lock],  # the lock is held as long as the janitor lives
         start_new_session=True,
     )
     os.close(reading)
+    os.close(lock)
     inside = subprocess.Popen(
         ["unshare", *NAMESPACES, sys.executable, __file__, "inside", *command],
         env=os.environ | {RUN: str(place)},
@@ -73,7 +77,9 @@ def run(command: list[str], *, keep: bool = False) -> int:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGHUP, end)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command has it from the terminal too, and decides
+    # The command has ^C from the terminal too and may finish its report; who sends SIGINT to the front alone waits.
+    signal.signal(signal.SIGALRM, end)
+    signal.signal(signal.SIGINT, lambda *_: signal.alarm(_GRACE))
     code = inside.wait()
     os.close(writing)
     janitor.wait()
@@ -102,7 +108,6 @@ def _janitor(place: Path, reading: int, *, keep: bool) -> None:
     """Wait for the front's end, then kill what is left inside and remove the run's cgroups and folder."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    (place / "janitor").write_text(str(os.getpid()))
     with os.fdopen(reading) as pipe:
         line = pipe.readline()
         with contextlib.suppress(ProcessLookupError, ValueError):
@@ -145,17 +150,23 @@ def _remove_cgroup(group: Path) -> bool:
 def sweep() -> None:
     """Clean up after runs whose janitor was killed or lost its machine."""
     for place in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError, ValueError):
-            janitor = int((place / "janitor").read_text())
-            if not _is_janitor(janitor, place):
-                clean(place)
+        if (lock := _lock(place)) is not None:
+            clean(place)
+            os.close(lock)
 
 
-def _is_janitor(pid: int, place: Path) -> bool:
+def _lock(place: Path, *, create: bool = False) -> int | None:
+    """Take the run's lock, or None while another process has it. It holds across PID namespaces, as a pid would not."""
     try:
-        return str(place).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        file = os.open(place / "lock", os.O_RDWR | (os.O_CREAT if create else 0))
     except OSError:
-        return False
+        return None  # just being made
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        return None
+    return file
 
 
 def _inside(command: list[str]) -> int:

@@ -2,7 +2,7 @@
 """The network of a test cluster: one bridge inside the enclosure's network namespace.
 
 Control plane and kubelets have an address each on the bridge, pods are attached to it by the CNI bridge plugin, each
-node with a range of its own. Nothing leads out. There is no DNS: pods find Services by cluster IP and environment.
+node with a range of its own. Nothing leads out.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.cluster.harness import enclose, images, network
+from tests.cluster.harness import dns, enclose, images, network
 from tests.cluster.harness.control import SERVER
 from tests.cluster.harness.parts import Part, run, wait
 from tests.cluster.harness.pki import Authority
@@ -185,6 +185,8 @@ class Node:
             "cgroupRoot": self.cgroup,
             "cgroupDriver": "cgroupfs",
             "failCgroupV1": False,
+            "clusterDNS": [network.CONTROL_PLANE],
+            "clusterDomain": dns.DOMAIN,
             "failSwapOn": False,
             "makeIPTablesUtilChains": False,
             "resolvConf": str(resolv),
