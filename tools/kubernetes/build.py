@@ -84,6 +84,7 @@ TOOLS = {
         Tool("intel", "github.com/intel/intel-device-plugins-for-kubernetes"),
         Tool("kwok", "sigs.k8s.io/kwok", shares=("kustomize/stage",),
              stamps=("sigs.k8s.io/kwok/pkg/consts.Version={version}",)),
+        Tool("metrics-server", "sigs.k8s.io/metrics-server"),
         Tool("1.34", "k8s.io/kubernetes", stamps=_KUBERNETES),
     )
 }  # fmt: skip
