@@ -203,7 +203,8 @@ def test_no_pod_has_privileges_of_the_node(objects):
 def test_pods_are_what_platform_engineers_expect(objects):
     for name, pod in pods(objects):
         spec = pod["spec"]
-        assert spec["priorityClassName"], name
+        if name != "kubenclave-cleanup":  # runs when the chart's own classes are gone
+            assert spec["priorityClassName"], name
         assert spec["serviceAccountName"], name
         for container in containers(pod):
             assert {"cpu", "memory"} <= set(container["resources"]["requests"]), name

@@ -13,6 +13,7 @@ COMMANDS: Final = {
     "issuer": "Certify the SIMULATED platforms of a cluster.",
     "webhook": "Complete SGX pods when they are created, over HTTPS.",
     "exporter": "Export EPC of nodes and pods for Prometheus.",
+    "cleanup": "Take what the add-on put on Nodes away again.",
 }
 
 
