@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 from urllib.parse import quote
 
 import httpx2
+import msgspec
 import yaml
 from lightkube.config.client_adapter import AsyncClient, ConnectionParams
 from lightkube.config.kubeconfig import KubeConfig, SingleConfig
@@ -29,6 +30,17 @@ _MERGE_PATCH: Final = "application/merge-patch+json"
 _JSON_PATCH: Final = "application/json-patch+json"
 _APPLY_PATCH: Final = "application/apply-patch+yaml"  # JSON is YAML
 
+# What lightkube lets through of a configuration that has not the form of one.
+_UNUSABLE: Final = (
+    ConfigError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    msgspec.MsgspecError,
+    yaml.YAMLError,
+)
 _CODES: Final = {
     401: "cluster.unauthorized",
     403: FORBIDDEN,
@@ -68,7 +80,7 @@ class LightkubeApi:
                     pass  # not in a pod
             found = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_env(service_account="/nowhere")
             return cls(_chosen(found, context))
-        except (ConfigError, OSError, ValueError, KeyError, TypeError, AssertionError, yaml.YAMLError) as error:
+        except _UNUSABLE as error:
             raise UsageError(
                 "no cluster that can be used is configured",
                 code="cluster.config",
