@@ -298,13 +298,15 @@ def test_a_taint_that_is_not_tolerated_is_named():
 def test_what_the_scheduler_says_stands_beside_ours():
     waiting = pod(epc="96Mi")
     waiting["status"]["conditions"] = [
-        {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available: 2 Insufficient cpu."}
+        {
+            "type": "PodScheduled",
+            "status": "False",
+            "message": "0/2 nodes are available: 2 Insufficient cpu. preemption: none.",
+        }
     ]
-    (found,) = (one for one in examine_pod(waiting) if one.code == "doctor.epc-short")
-    assert found.found == (
-        "asks 96Mi of EPC, the most that is free on one node is 64Mi; "
-        "the scheduler says: 0/2 nodes are available: 2 Insufficient cpu."
-    )
+    findings = {one.code: one.found for one in examine_pod(waiting)}
+    assert findings["doctor.scheduler"] == "0/2 nodes are available: 2 Insufficient cpu."
+    assert findings["doctor.epc-short"] == "asks 96Mi of EPC, the most that is free on one node is 64Mi"
 
 
 def test_all_enclave_devices_taken():

@@ -45,7 +45,7 @@ _CLUSTER_CHECKS: Final[Sequence[tuple[Check, Sequence[Source]]]] = (
 )
 """Each check with what it must have read to be able to tell."""
 
-_POD_CHECKS: Final = (pod.check_request, pod.check_place, pod.check_start, pod.check_quotes)
+_POD_CHECKS: Final = (pod.check_place, pod.check_start, pod.check_quotes)
 
 
 def judge_cluster(snapshot: Snapshot, now: dt.datetime) -> list[Diagnosis]:
@@ -62,8 +62,10 @@ def judge_pod(namespace: str, name: str, wanted: Object | None, snapshot: Snapsh
     found = [*parts.check_denied(snapshot)]
     if wanted is None:
         return [*found, *pod.missing_pod(namespace, name, snapshot)]
-    found += pod.check_quota(snapshot)
-    return [*found, *(one for check in _POD_CHECKS for one in check(wanted, snapshot))]
+    found += pod.check_request(wanted, snapshot)
+    if not pod.asks(wanted):
+        return found
+    return [*found, *pod.check_quota(snapshot), *(one for check in _POD_CHECKS for one in check(wanted, snapshot))]
 
 
 async def read(api: ClusterApi, *, namespace: str | None = None) -> Snapshot:

@@ -34,11 +34,15 @@ _SAID: Final = 300
 """Characters of somebody else's message that are quoted."""
 
 
+def asks(pod: Object) -> bool:
+    """Tell whether a pod asks for EPC by any name, also one that has ended."""
+    return any(amount_of(resources_of(one).get(name, 0)) for one in containers(pod) for name in UNITS)
+
+
 def check_request(pod: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Look at what the pod asks for, and what admission made of it."""
     subject = _title(pod)
-    by_name = {name: sum(amount_of(resources_of(one).get(name, 0)) for one in containers(pod)) for name in UNITS}
-    if not any(by_name.values()):
+    if not asks(pod):
         step = "ask for sgx.intel.com/epc in the limits of a container, as in 64Mi"
         yield Diagnosis(Layer.REQUEST, State.PROBLEM, subject, "asks for no EPC", "doctor.asks-nothing", step)
         return

@@ -48,10 +48,12 @@ def check_scheduling(pod: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
             found = f"{amount(fit.free)} of {amount(fit.allocatable)} free"
             found += f"; {', '.join(fit.obstacles)}" if fit.obstacles else "; would do"
             state = State.WARNING if fit.obstacles else State.OK
-            step = "see the pod's finding below" if fit.obstacles else ""
             code = "doctor.node-unfit" if fit.obstacles else ""
-            yield Diagnosis(Layer.SCHEDULING, state, f"node {fit.node}", found, code, step)
-    yield _verdict(subject, wanted.epc, fits, told)
+            yield Diagnosis(Layer.SCHEDULING, state, f"node {fit.node}", found, code)
+    if told:
+        said = told.partition(" preemption:")[0]
+        yield Diagnosis(Layer.SCHEDULING, State.WARNING, "scheduler", said, "doctor.scheduler")
+    yield _verdict(subject, wanted.epc, fits)
 
 
 def fits_of(pod: Object, snapshot: Snapshot) -> list[Fit]:
@@ -72,11 +74,10 @@ def fits_of(pod: Object, snapshot: Snapshot) -> list[Fit]:
     return sorted(fits, key=lambda fit: (-fit.free, fit.node))
 
 
-def _verdict(subject: str, epc: int, fits: list[Fit], told: str) -> Diagnosis:
+def _verdict(subject: str, epc: int, fits: list[Fit]) -> Diagnosis:
     """Sum the nodes up: what was asked for, the most that is there or free, and the next step."""
     size = max((fit.allocatable for fit in fits), default=0)
     free = max((fit.free for fit in fits), default=0)
-    scheduler = f"; the scheduler says: {told}" if told else ""
     rows = (
         (not size, "no node has any", "doctor.no-epc", "kubenclave doctor cluster says what the nodes lack"),
         (
@@ -100,10 +101,10 @@ def _verdict(subject: str, epc: int, fits: list[Fit], told: str) -> Diagnosis:
     )
     for applies, found, code, step in rows:
         if applies:
-            text = f"asks {amount(epc)} of EPC, {found}{scheduler}"
+            text = f"asks {amount(epc)} of EPC, {found}"
             return Diagnosis(Layer.SCHEDULING, State.PROBLEM, subject, text, code, step)
     step = "wait a moment; if the scheduler goes on refusing, its message names what else is short"
-    text = f"asks {amount(epc)} of EPC, which is there{scheduler}"
+    text = f"asks {amount(epc)} of EPC, which is there"
     return Diagnosis(Layer.SCHEDULING, State.WARNING, subject, text, "doctor.not-scheduled", step)
 
 
