@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 from tests.cluster.harness import enclose, needs, pythonimage
-from tests.cluster.harness.cluster import Cluster
+from tests.cluster.harness.cluster import LINE, Cluster
 from tests.cluster.harness.progress import phase, say, total
 from tools.kubernetes import build
 from tools.kubernetes.build import TOOLS, place
@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--hold", action="store_true", help="start a cluster and hold it until ^C")
     parser.add_argument("--enter", metavar="ID", nargs="?", const="", help="run COMMAND (a shell) in a held cluster")
     parser.add_argument("--install", action="store_true", help="make cluster-tools first, where that is possible")
-    parser.add_argument("--version", default="1.36", help="Kubernetes line (1.36)")
+    parser.add_argument("--version", default="1.36", help="Kubernetes line, 1.36 (the default) or 1.34")
     parser.add_argument("--nodes", default="sgx-1,plain-1", help="names of the nodes (sgx-1,plain-1)")
     parser.add_argument("--keep-logs", action="store_true", help="leave the logs when it ends")
     parser.add_argument("arguments", nargs="*", help="after --: of pytest; with --enter the command")
@@ -44,6 +44,7 @@ def main() -> int:
     again = [*_PYTEST, *options.arguments, *([] if chosen else ["tests/cluster"])]
     if options.hold:
         again = ["-m", "tests.cluster", *sys.argv[1:]]
+    os.environ[LINE] = options.version
     code = enclose.run([sys.executable, *again], keep=options.keep_logs)
     say(f"total: {total():.0f} s")
     return code

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.harness import enclose
-from tests.cluster.harness.cluster import Cluster
+from tests.cluster.harness.cluster import LINE, Cluster
 from tests.cluster.harness.progress import say
 
 
@@ -29,8 +30,8 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Kubernetes 1.36 with the nodes sgx-1 and plain-1; neither has SGX devices before a test makes them."""
-    made = Cluster()
+    """Kubernetes of the line chosen with the nodes sgx-1 and plain-1; neither has SGX devices before a test makes them."""
+    made = Cluster(version=os.environ.get(LINE, "1.36"))
     made.start()
     yield made
     made.stop()

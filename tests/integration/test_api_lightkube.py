@@ -5,6 +5,7 @@ import asyncio
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -20,8 +21,8 @@ class Server:
     """Answers with ``answers`` in turn, (status, body); keeps what was asked."""
 
     def __init__(self):
-        self.answers = []
-        self.asked = []
+        self.answers: list[Any] = []
+        self.asked: list[Any] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from tests.cluster.harness import enclose, images, network, parts, pythonimage
 from tests.cluster.harness.control import SERVER, ControlPlane
@@ -19,6 +19,9 @@ from tests.cluster.harness.progress import phase
 from tools.kubernetes.build import TOOLS, place
 
 T = TypeVar("T")
+
+LINE: Final = "KUBENCLAVE_TEST_KUBERNETES"
+"""Environment variable with the Kubernetes line of the tests' cluster; 1.36 where it is not set."""
 
 
 class Cluster:
