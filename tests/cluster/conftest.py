@@ -30,7 +30,7 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Kubernetes of the line chosen with the nodes sgx-1 and plain-1; neither has SGX devices before a test makes them."""
+    """The chosen Kubernetes, nodes sgx-1 and plain-1; neither has SGX devices before a test makes them."""
     made = Cluster(version=os.environ.get(LINE, "1.36"))
     made.start()
     yield made
