@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 from kubenclave.cluster.admission import QUOTE_PROVIDER, EnclaveWithoutEpc, EpcMode, Rules
@@ -118,6 +119,41 @@ def _defaulted(each: dict[str, Any]) -> dict[str, Any]:
 
 
 SIDECAR = {"restartPolicy": "Always"}
+AMOUNTS: Mapping[str, tuple[str, ...]] = {
+    EPC: ("1Mi", "1048576", "2Mi", "0", "1.5Gi", "100k", "70Ti"),
+    AZURE: ("1", "2", "0", "1k", "1E"),
+    ALIBABA: ("1", "2"),
+    SLIP: ("1",),
+    ENCLAVE: ("1", "0", "3"),
+    PROVISION: ("1", "0"),
+    "cpu": ("1",),
+}
+MOUNTS = (AESM_MOUNT, *({"name": "aesm", "mountPath": path} for path in ("/run/aesmd/", "/elsewhere")))
+
+
+def random_pod(random: Random) -> dict[str, Any]:
+    """A pod of one to six containers that ask for anything in any mixture, most of it nonsense."""
+
+    def some(name: str) -> dict[str, Any]:
+        limits = {key: random.choice(AMOUNTS[key]) for key in random.sample([*AMOUNTS], random.choice([0, 1, 1, 2, 3]))}
+        others = {key: random.choice(AMOUNTS[key]) for key in limits} if random.random() < 0.15 else None
+        env = [{"name": random.choice(["A", "SGX_AESM_ADDR"]), "value": "x"}] if random.random() < 0.3 else []
+        return container(name, limits, others, env=env, volumeMounts=random.sample(MOUNTS, random.choice([0, 0, 1, 2])))
+
+    spec: dict[str, Any] = {"volumes": [AESM_VOLUME, {"name": "data", "emptyDir": {}}]}
+    if inits := random.choice([0, 0, 1, 3]):
+        spec["initContainers"] = [{**some(f"i{i}"), **random.choice([SIDECAR, {}])} for i in range(inits)]
+    if random.random() < 0.3:
+        effect = random.choice([{"effect": "NoSchedule"}, {}])
+        spec["tolerations"] = [{"key": random.choice([EPC, AZURE, "x"]), "operator": "Exists", **effect}]
+    if random.random() < 0.3:
+        spec["serviceAccountName"] = GRANTED
+    provider = random.choice([None, None, "aesmd", "c0", "i0", "nobody"])
+    total = {EPC: "7"} if random.random() < 0.1 else None
+    return pod(
+        *(some(f"c{i}") for i in range(random.choice([1, 1, 2, 3]))), provider=provider, annotations=total, **spec
+    )
+
 
 CASES: dict[str, Case] = {
     # one name, whichever they wrote

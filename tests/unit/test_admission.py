@@ -20,7 +20,7 @@ from kubenclave.cluster.admission import (
 from kubenclave.cluster.admission.table import covers
 from kubenclave.errors import FormatError, PolicyError
 from kubenclave.sgx.epc import Quantity
-from tests.admission_cases import AZURE, CASES, ENCLAVE, EPC, PROVISION, defaulted, essence
+from tests.admission_cases import AZURE, CASES, ENCLAVE, EPC, PROVISION, defaulted, essence, random_pod
 
 
 def pod(limits=None, requests=None, *, provider=None, name="app", **more) -> dict[str, Any]:
@@ -263,3 +263,17 @@ def test_whatever_is_asked_for_is_admitted_for_good_or_refused(limits, requests,
     assert {dialect.resource for dialect in DIALECTS}.intersection(after) <= {rules.canonical}
     assert ENCLAVE in after or not admitted.epc
     assert granted or not admitted.asks[0].provision
+
+
+@given(random=st.randoms(use_true_random=False), rules=rules)
+def test_whatever_pod_is_admitted_once_is_admitted_for_good(random, rules):
+    made = defaulted(random_pod(random))
+    try:
+        admitted = admit(made, provision_granted=True, rules=rules)
+    except PolicyError:
+        return
+    again = admit(admitted.pod, provision_granted=True, rules=rules)
+    assert again == admitted
+    taking = [ask for ask in admitted.asks if ask.sgx]
+    assert all(ask.enclave for ask in taking if ask.epc)
+    assert not taking or any(covers(one, EPC) for one in admitted.pod["spec"]["tolerations"])

@@ -113,7 +113,8 @@ class _Review:
             provision=int(epc is not None and self._is_provider(name)) if provision is None else provision,
         )
         self._write(container, lists, ask)
-        self._quotes(container)
+        if ask.sgx:
+            self._quotes(container)
         return ask
 
     def pod(self, asks: Sequence[Ask]) -> None:

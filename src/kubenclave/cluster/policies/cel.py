@@ -99,10 +99,14 @@ def asks(containers: str, *, container: str = "c", more: Iterable[str] = ()) -> 
         f'"requests": dyn({_listed("requests", container)})',
         *(f'"{name}": dyn(c.{name})' for name in more),
     ]
-    return (
-        f"({containers}).map(c, {{\n  {f',{chr(10)}  '.join(members)}\n}})"
-        f".filter(c,\n  {names(SGX_RESOURCES)}.exists(r, r in c.limits || r in c.requests))\n"
-    )
+    inner = ",\n  ".join(members)
+    listed = names(SGX_RESOURCES)
+    return f"({containers}).map(c, {{\n  {inner}\n}}).filter(c,\n  {listed}.exists(r, r in c.limits))\n"
+
+
+def positive(resource: str) -> str:
+    """Return whether container ``c`` asks for more than nothing of ``resource``, an expression."""
+    return f'{resource} in c.limits && quantity(c.limits[{resource}]).isGreaterThan(quantity("0"))'
 
 
 NAMED: Final = "variables.dialects.filter(r, r in c.limits)"
@@ -121,7 +125,8 @@ PROVIDES: Final = f'(variables.provider == c.name && c.name != "{AESMD}")'
 """Whether the annotation makes container ``c`` the quote provider, Intel's way to ask for the provisioning key."""
 
 SIZE: Final = (
-    f"({_listed('limits')}[?variables.canonical].optMap(a, quantity(a).isInteger()"
+    f"({_listed('limits')}[?variables.canonical].optMap(a,"
+    " quantity(a).isInteger() && quantity(a).asInteger() <= variables.most[variables.canonical]"
     " ? quantity(a).asInteger() * variables.units[variables.canonical] : 0).orValue(0))"
 )
 """The bytes of EPC of a Container ``c`` as they are counted, once its resources have the one name."""

@@ -10,6 +10,7 @@ from kubenclave.cluster.admission.table import (
     AESM_PATHS,
     AESM_VARIABLE,
     AESMD,
+    SGX_RESOURCES,
     TOLERATED,
     TOTAL_ANNOTATION,
 )
@@ -36,7 +37,8 @@ def variables(settings: Settings) -> dict[str, str]:
     return {
         **cel.table(settings.epc_mode),
         "granted": settings.granted,
-        "asks": cel.asks(places, container="c.own", more=("path", "own")),
+        "named": cel.asks(places, container="c.own", more=("path", "own")),
+        "asks": f"variables.named.filter(c, {cel.names(SGX_RESOURCES)}.exists(r, {cel.positive('r')}))",
         "sensible": cel.lines(f"""
             variables.asks.filter(c,
               {cel.NAMED}.all(r, {cel.SENSIBLE}) &&
@@ -139,7 +141,7 @@ def _mounts() -> str:
 def _volumes() -> str:
     """Remove its volumes where nothing mounts them any more."""
     return cel.lines(f"""
-        size(variables.idleVolumes) > 0 ? [JSONPatch{{
+        size(variables.asks) > 0 && size(variables.idleVolumes) > 0 ? [JSONPatch{{
           op: "add",
           path: "/spec/volumes",
           value: {_VOLUMES}.filter(v, !(v.name in variables.idleVolumes))
@@ -150,7 +152,7 @@ def _volumes() -> str:
 def _tolerate() -> str:
     """Tolerate the taints that keep other pods off SGX nodes."""
     return cel.lines(f"""
-        size(variables.untolerated) > 0 ? [JSONPatch{{
+        size(variables.asks) > 0 && size(variables.untolerated) > 0 ? [JSONPatch{{
           op: "add",
           path: "/spec/tolerations",
           value: {_TOLERATIONS} + variables.untolerated.map(k, {{

@@ -17,9 +17,7 @@ LARGEST_KEY: Final = "largestNodeEpc"
 """Key of the ConfigMap with the bytes of EPC of the largest node, a decimal number."""
 
 _EVERY: Final = f"{cel.INIT_CONTAINERS} + {cel.CONTAINERS}"
-_DEVICE: Final = (
-    f"{cel.names(table.DEVICES)}.filter(r, r in c.limits && quantity(c.limits[r]).isGreaterThan(quantity('0')))"
-)
+_DEVICE: Final = f"{cel.names(table.DEVICES)}.filter(r, {cel.positive('r')})"
 _PROVISION: Final = cel.text(PROVISION_RESOURCE)
 _ENCLAVE: Final = cel.text(ENCLAVE_RESOURCE)
 
@@ -68,7 +66,7 @@ def rules(settings: Settings) -> dict[str, str]:
 def provision(settings: Settings) -> dict[str, str]:
     """Return ``findings`` about the provisioning key, and ``holders``, the containers that would get it."""
     by_annotation = f"!({_PROVISION} in c.limits) && size({cel.NAMED}) > 0 && {cel.PROVIDES}"
-    by_name = f'{_PROVISION} in c.limits && quantity(c.limits[{_PROVISION}]).isGreaterThan(quantity("0"))'
+    by_name = cel.positive(_PROVISION)
     found = f'"not granted" + ({by_annotation} ? "; asked for by annotation {table.QUOTE_PROVIDER}" : "")'
     return {
         **shared(settings),
