@@ -11,7 +11,7 @@ STRICT  := src/kubenclave/sgx/*,src/kubenclave/wire/*,src/kubenclave/dcap/*
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check pytest coverage wheel-test cluster-tools test-cluster cluster fuzz bench vectors proto lock clean
+.PHONY: help demo test check pytest coverage wheel-test cluster-tools test-cluster cluster fuzz bench bench-cluster vectors proto lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -71,6 +71,9 @@ fuzz: $(DEV) ## every parser against garbage, FUZZ_EXAMPLES (20000) times each
 
 bench: $(DEV) ## figures of docs/benchmarks.md, with their peers in the same run
 	@$(BIN)/python -m benchmarks --json .cache/benchmarks.json $(BENCH_ARGS)
+
+bench-cluster: $(DEV) ## the figures on real Kubernetes: about half an hour, a quiet machine, root
+	@$(BIN)/python -m benchmarks.cluster --json .cache/benchmarks-cluster.json $(BENCH_ARGS)
 
 vectors: $(DEV) ## make the project's own vectors anew (they are checked in)
 	@$(BIN)/python -m vectors.generate

@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,49 +19,62 @@ from benchmarks.figures import Figure, table
 from benchmarks.timing import Effort
 from kubenclave import __version__
 
-BENCHMARKS: Final[dict[str, Callable[[Effort], Iterable[Figure]]]] = {
+Measure = Callable[[Effort], Iterable[Figure]]
+
+BENCHMARKS: Final[dict[str, Measure]] = {
     "verification": verification.measure,
     "aesm": aesm.measure,
     "allocate": allocate.measure,
     "daemons": daemons.measure,
     "startup": startup.measure,
 }
-
-MARKS: Final = ("<!-- figures -->", "<!-- end of figures -->")
+MARKS: Final = "figures"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks asked for (all by default), print the table, write the JSON file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", metavar="NAME", nargs="*", help=f"of: {', '.join(BENCHMARKS)} (default: all)")
+    options = parse(__doc__ or "", BENCHMARKS, arguments)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))  # of the kubelet's stand-in
+    report(options, BENCHMARKS, MARKS)
+    return 0
+
+
+def parse(description: str, benchmarks: Iterable[str], arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line of a set of benchmarks."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("names", metavar="NAME", nargs="*", help=f"of: {', '.join(benchmarks)} (default: all)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures with all their runs here")
     parser.add_argument("--into", metavar="FILE", type=Path, help="put the table into this document, between its marks")
     parser.add_argument("--quick", action="store_true", help="short runs: to see that it works, not to quote")
     options = parser.parse_args(arguments)
-    if unknown := set(options.names) - BENCHMARKS.keys():
+    if unknown := set(options.names) - set(benchmarks):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))  # of the kubelet's stand-in
+    return options
+
+
+def report(options: argparse.Namespace, benchmarks: Mapping[str, Measure], marks: str) -> None:
+    """Measure, print the table, and put it where it was asked for: between the document's marks of that name."""
     effort = Effort.quick() if options.quick else Effort()
     figures: list[Figure] = []
-    for name in options.names or BENCHMARKS:
+    for name in options.names or benchmarks:
         print(f"==> {name}", file=sys.stderr)
-        figures += BENCHMARKS[name](effort)
+        figures += benchmarks[name](effort)
     shown = f"{_machine()}{', short runs' if options.quick else ''}.\n\n{table(figures)}"
     print(shown)
     if options.into:
-        _put(shown, options.into)
+        _put(shown, options.into, marks)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(_document(figures, options.quick), indent=2) + "\n", encoding="utf-8")
-    return 0
 
 
-def _put(shown: str, document: Path) -> None:
-    before, found, rest = document.read_text(encoding="utf-8").partition(MARKS[0])
-    _, ended, after = rest.partition(MARKS[1])
+def _put(shown: str, document: Path, marks: str) -> None:
+    begin, end = f"<!-- {marks} -->", f"<!-- end of {marks} -->"
+    before, found, rest = document.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
     if not found or not ended:
-        raise SystemExit(f"{document} has no marks {MARKS[0]} and {MARKS[1]}")
-    document.write_text(f"{before}{MARKS[0]}\n{shown}\n{MARKS[1]}{after}", encoding="utf-8")
+        raise SystemExit(f"{document} has no marks {begin} and {end}")
+    document.write_text(f"{before}{begin}\n{shown}\n{end}{after}", encoding="utf-8")
 
 
 def _machine() -> str:

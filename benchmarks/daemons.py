@@ -34,7 +34,7 @@ def measure(effort: Effort) -> Iterator[Figure]:
                 start.setdefault(name, []).append(daemon.ready_after)
             memory.setdefault("quote helper's workers", []).append(helper.children_memory())
         if not peers.absent():
-            theirs.append(_intels())
+            theirs.append(intels())
     budgets = {"node agent": NODE_BUDGET, "quote helper": NODE_BUDGET}
     for name, runs in memory.items():
         peer = Peer("Intel plugin + epchook", tuple(theirs), peers.absent()) if name == "node agent" else None
@@ -43,7 +43,7 @@ def measure(effort: Effort) -> Iterator[Figure]:
         yield Figure(f"start to answer: {name}", Unit.MILLISECONDS, tuple(runs))
 
 
-def _intels() -> float:
+def intels() -> float:
     """Return the resident MiB of Intel's two daemons of a node, registered and with the node patched."""
     with (
         node.places() as where,

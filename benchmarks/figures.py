@@ -17,6 +17,7 @@ class Unit(StrEnum):
     MEBIBYTES = "MiB"
     SECONDS = "s"
     PER_MINUTE = "/min"
+    PERCENT = "%"
     COUNT = ""
 
     @property

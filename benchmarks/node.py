@@ -37,12 +37,12 @@ class Daemon:
 
     def memory(self) -> float:
         """Return the resident memory of the daemon's own process in MiB."""
-        return _resident(self.process.pid)
+        return resident(self.process.pid)
 
     def children_memory(self) -> float:
         """Return the resident memory of the processes that the daemon has started, in MiB."""
         listing = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
-        return sum(_resident(int(pid)) for pid in listing.split())
+        return sum(resident(int(pid)) for pid in listing.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,8 @@ def accepts(path: Path) -> bool:
     return True
 
 
-def _resident(pid: int) -> float:
+def resident(pid: int) -> float:
+    """Return the resident memory of a process in MiB."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
     assert found is not None, "every process has it"

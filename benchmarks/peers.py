@@ -19,8 +19,19 @@ from benchmarks import apistub, node
 from tools.kubernetes.build import TOOLS, built, place
 
 _INTEL: Final = TOOLS["intel"]
-PLUGIN_NAME: Final = f"Intel plugin {_INTEL.version}"
+VERSION: Final = _INTEL.version
+PLUGIN_NAME: Final = f"Intel plugin {VERSION}"
 PATIENCE: Final = 10.0
+WEBHOOK_PORT: Final = 9443
+_LISTEN: Final = "0A"  # in /proc/net/tcp
+_KUBECONFIG: Final = """
+apiVersion: v1
+kind: Config
+clusters: [{name: none, cluster: {server: "https://127.0.0.1:1"}}]
+users: [{name: none, user: {}}]
+contexts: [{name: none, context: {cluster: none, user: none}}]
+current-context: none
+"""
 
 # $1: the device-plugin directory. Device nodes without a driver: the plugin only looks whether they exist.
 _FURNISH: Final = """
@@ -37,8 +48,11 @@ echo furnished && exec cat
 
 def absent() -> str:
     """Tell why the peers cannot run here; empty when they can."""
-    if not built(_INTEL):
-        return "not built"
+    return no_room() or ("" if built(_INTEL) else "not built")
+
+
+def no_room() -> str:
+    """Tell why there can be no room here; empty when there can."""
     if not all(map(shutil.which, ("unshare", "nsenter", "ip"))):
         return "no util-linux, iproute2"
     return "" if os.geteuid() == 0 else "needs root"
@@ -104,3 +118,27 @@ def epchook(where: node.Places) -> Iterator[node.Daemon]:
         with node.started(command, stub.patched, {**environment, "NODE_NAME": apistub.NODE}) as daemon:
             time.sleep(0.1)  # it has yet to read the answer
             yield daemon
+
+
+@contextmanager
+def webhook(folder: Path, certificate: tuple[bytes, bytes]) -> Iterator[node.Daemon]:
+    """Run Intel's webhook with a certificate and its key, in these namespaces; it needs no API server to answer."""
+    certificates = folder / "k8s-webhook-server" / "serving-certs"
+    certificates.mkdir(parents=True)
+    for name, content in zip(("tls.crt", "tls.key"), certificate, strict=True):
+        (certificates / name).write_bytes(content)
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.write_text(_KUBECONFIG, encoding="utf-8")
+    environment = {"TMPDIR": str(folder), "KUBECONFIG": str(kubeconfig)}
+    with node.started([intel("sgx_admissionwebhook")], lambda: listens(WEBHOOK_PORT), environment) as daemon:
+        yield daemon
+
+
+def listens(port: int) -> bool:
+    """Tell whether somebody accepts TCP connections at this port of this network namespace."""
+    lines = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/self/net/{table}").read_text(encoding="ascii").splitlines()[1:]
+    ]
+    return any(words[3] == _LISTEN and words[1].endswith(f":{port:04X}") for words in lines)

@@ -10,7 +10,7 @@ import json
 import random
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +137,7 @@ def played(cluster: Cluster, fleet: Sequence[Object]) -> Iterator[Api]:
     tool = place(TOOLS["kwok"])
     stages = [f"--config={tool / 'share/stage' / name}.yaml" for name in PLAYED]
     options = ["--manage-all-nodes=false", "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake"]
-    options += [f"--kubeconfig={cluster.kubeconfig}", "--node-ip=10.88.99.1", "--node-lease-duration-seconds=200"]
+    options += [f"--kubeconfig={cluster.kubeconfig}", "--node-ip=10.88.99.1", "--node-lease-duration-seconds=120"]
     kwok = Part("kwok", [tool / "bin/kwok", *options, *stages], cluster.logs)
     api = Api(cluster.kubeconfig)
     kwok.start()
@@ -224,6 +224,17 @@ class Api:
         with self._connection() as connection:
             found: list[Object] = _call(connection, "GET", f"{path}?resourceVersion=0")["items"]
             return found
+
+    def get(self, path: str) -> Object:
+        """Return one object. Raises HarnessError."""
+        with self._connection() as connection:
+            return _call(connection, "GET", path)
+
+    @contextlib.contextmanager
+    def posting(self, path: str) -> Iterator[Callable[[Object], Object]]:
+        """Yield what creates objects one after the other on one connection."""
+        with self._connection() as connection:
+            yield lambda body: _call(connection, "POST", path, body)
 
     def delete_all(self, path: str, selector: str = "") -> None:
         """Delete a collection at once, without grace."""
