@@ -110,6 +110,8 @@ def _base(stage: Path) -> None:
     shutil.copy(executable, local / "bin" / _NAME)
     for link in ("python", "python3"):
         (local / "bin" / link).symlink_to(_NAME)
+    (stage / "usr" / "bin").mkdir()
+    (stage / "usr" / "bin" / "env").symlink_to("/bin/env")  # busybox has it elsewhere than scripts look for it
     library = local / "lib" / _NAME
     shutil.copytree(sysconfig.get_path("stdlib"), library, ignore=_LEFT_OUT, symlinks=True)
     (library / "site-packages").mkdir()
