@@ -25,6 +25,8 @@ DEVICES = Rules(epc_mode=EpcMode.DEVICES)
 MIGRATING = Rules(enclave_without_epc=EnclaveWithoutEpc.WARN)
 
 Limits = Mapping[str, str | int]
+"""Amounts by resource, as people write them."""
+
 AESM_VOLUME = {"name": "aesm", "hostPath": {"path": "/var/run/aesmd"}}
 AESM_MOUNT = {"name": "aesm", "mountPath": "/var/run/aesmd"}
 
@@ -118,7 +120,7 @@ def _defaulted(each: dict[str, Any]) -> dict[str, Any]:
     return {**each, "resources": both}
 
 
-SIDECAR = {"restartPolicy": "Always"}
+SIDECAR: dict[str, Any] = {"restartPolicy": "Always"}
 AMOUNTS: Mapping[str, tuple[str, ...]] = {
     EPC: ("1Mi", "1048576", "2Mi", "0", "1.5Gi", "100k", "70Ti"),
     AZURE: ("1", "2", "0", "1k", "1E"),
