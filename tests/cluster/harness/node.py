@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Final
 
 from tests.cluster.harness import dns, enclose, images, network
 from tests.cluster.harness.control import SERVER
-from tests.cluster.harness.parts import Part, run, wait
+from tests.cluster.harness.parts import HarnessError, Part, run, wait
 from tests.cluster.harness.pki import Authority
 
 # Folders of the machine that are the node's own inside its mount namespace, under `Node.folder`.
@@ -99,9 +100,13 @@ class Node:
         self.ctr("images", "tag", "--force", *images.reference(archive))
 
     def start_containerd(self) -> None:
-        """Start containerd and return once it answers."""
+        """Start containerd and return once it answers for the kubelet. Raises HarnessError."""
         self.containerd.start()
-        wait(lambda: self.ctr("version"), 30, f"containerd of {self.name}", [self.containerd])
+        plugins = wait(lambda: self.ctr("plugins", "ls"), 60, f"containerd of {self.name}", [self.containerd])
+        if not re.search(r"^io.containerd.grpc.v1 +cri .* ok", plugins, re.MULTILINE):
+            instances = Path("/proc/sys/fs/inotify/max_user_instances").read_text().strip()
+            hint = f"many clusters on one machine? fs.inotify.max_user_instances is {instances}"
+            raise HarnessError(f"containerd of {self.name} came up without CRI ({hint})\n{self.containerd.tail(60)}")
 
     def restart_containerd(self) -> None:
         """Kill containerd, not the containers, and start it again."""
