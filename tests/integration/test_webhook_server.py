@@ -126,8 +126,11 @@ async def test_what_is_no_review_is_refused_and_the_server_lives(monkeypatch):
             assert (await client.get("/mutate", extensions={"sni_hostname": NAME})).status_code == 405
             monkeypatch.setattr(server, "BODY_TIMEOUT", 0.05)
             assert (await one.post(client, slowly())).status_code == 408
-        assert {entry["event"] for entry in logs} == {"review.malformed"}
-        assert {entry["code"] for entry in logs} == {"review.malformed", "review.size", "review.slow"}
+            monkeypatch.setattr(server, "MAX_READING", 10)
+            assert (await one.post(client, b"x" * 11)).status_code == 503
+            monkeypatch.undo()
+        assert {entry["event"] for entry in logs} == {"review.not-taken"}
+        assert {entry["code"] for entry in logs} == {"review.malformed", "review.size", "review.slow", "review.busy"}
         assert response_of(await one.post(client, review(pod())))["allowed"]
 
 
