@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def _layer(name: str, made_of: list[bytes], make: Callable[[Path], None]) -> Pat
 @contextlib.contextmanager
 def _unfinished(target: Path) -> Iterator[Path]:
     """A file beside ``target`` that takes its place once it is whole."""
-    file = target.with_suffix(f".{os.getpid()}.unfinished")
+    file = target.with_suffix(f".{secrets.token_hex(4)}.unfinished")  # enclosures number their processes alike
     try:
         yield file
         file.rename(target)
