@@ -118,8 +118,7 @@ def test_a_taint_that_the_pod_does_not_tolerate(addon, place):
 def test_a_quota_that_keeps_pods_from_being_made(addon, place):
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "epc"}}
     addon.apply(quota | {"spec": {"hard": {f"requests.{EPC}": "8Mi"}}}, place)
-    template = pod("x", {EPC: "16Mi"}, place)
-    template["metadata"] = {"labels": {"app": "web"}}
+    template = {"metadata": {"labels": {"app": "web"}}, "spec": pod("x", {EPC: "16Mi"})["spec"]}
     spec = {"replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "template": template}
     addon.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": spec}, place)
     addon.wait(lambda: "doctor.not-created" in problems(addon, "web", place)[1], 30, "the quota to be met", place)
