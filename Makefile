@@ -61,7 +61,7 @@ cluster-tools: $(RUN) ## build the Kubernetes of the cluster tests (once, about 
 	@$(BIN)/python tools/kubernetes/build.py
 
 test-cluster: $(DEV) ## the tests on real Kubernetes, in namespaces of their own (needs root and Go, else skips)
-	@echo "==> tests/cluster" && $(BIN)/python -m tests.cluster --install -- $(PYTEST_ARGS)
+	@echo "==> tests/cluster" && $(BIN)/python -m tests.cluster --install --all-versions -- $(PYTEST_ARGS)
 
 cluster: $(DEV) ## a real cluster to play with, until ^C
 	@$(BIN)/python -m tests.cluster --install --hold

@@ -9,8 +9,10 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from tests.cluster.harness import enclose, needs, pythonimage
-from tests.cluster.harness.cluster import LINE, Cluster
+from tests.cluster.harness.cluster import LINE, LINES, Cluster
 from tests.cluster.harness.progress import phase, say, total
 from tools.kubernetes import build
 from tools.kubernetes.build import TOOLS, place
@@ -24,7 +26,8 @@ def main() -> int:
     parser.add_argument("--hold", action="store_true", help="start a cluster and hold it until ^C")
     parser.add_argument("--enter", metavar="ID", nargs="?", const="", help="run COMMAND (a shell) in a held cluster")
     parser.add_argument("--install", action="store_true", help="make cluster-tools first, where that is possible")
-    parser.add_argument("--version", default="1.36", help="Kubernetes line, 1.36 (the default) or 1.34")
+    parser.add_argument("--version", default=LINES[0], choices=LINES, help=f"Kubernetes line ({LINES[0]})")
+    parser.add_argument("--all-versions", action="store_true", help="on every line; on older ones what is marked so")
     parser.add_argument("--nodes", default="sgx-1,plain-1", help="names of the nodes (sgx-1,plain-1)")
     parser.add_argument("--keep-logs", action="store_true", help="leave the logs when it ends")
     parser.add_argument("arguments", nargs="*", help="after --: of pytest; with --enter the command")
@@ -35,17 +38,32 @@ def main() -> int:
         return _hold(options)
     if options.install and not needs.impossible() and (code := build.main([])):
         return code
-    if reason := needs.missing(("containerd", options.version, *(() if options.hold else ("helm",)))):
+    lines = LINES if options.all_versions else (options.version,)
+    if reason := needs.missing(("containerd", *lines, *(() if options.hold else ("helm",)))):
         say(f"cluster tests skipped: {reason}")
         return 1 if options.hold else 0
     with phase("image of this checkout"):  # needs a package index, which nothing inside an enclosure reaches
         pythonimage.kubenclave()
-    chosen = any(word.startswith("tests/") for word in options.arguments)
-    again = [*_PYTEST, *options.arguments, *([] if chosen else ["tests/cluster"])]
     if options.hold:
-        again = ["-m", "tests.cluster", *sys.argv[1:]]
-    os.environ[LINE] = options.version
-    code = enclose.run([sys.executable, *again], keep=options.keep_logs)
+        return enclose.run([sys.executable, "-m", "tests.cluster", *sys.argv[1:]], keep=options.keep_logs)
+    return _test(options)
+
+
+def _test(options: argparse.Namespace) -> int:
+    """Run pytest enclosed, for one Kubernetes line or for each; the first code that is not 0 ends it."""
+    chosen = any(word.startswith("tests/") for word in options.arguments)
+    command = [*_PYTEST, *options.arguments, *([] if chosen else ["tests/cluster"])]
+    code = 0
+    for version in LINES if options.all_versions else (options.version,):
+        os.environ[LINE] = version
+        marked = []
+        if options.all_versions and version != LINES[0]:
+            marked = ["-m", f"kubernetes_{version.replace('.', '_')}"]
+        code = enclose.run([sys.executable, *command, *marked], keep=options.keep_logs)
+        if marked and code == pytest.ExitCode.NO_TESTS_COLLECTED:
+            code = 0
+        if code:
+            break
     say(f"total: {total():.0f} s")
     return code
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.harness import enclose
-from tests.cluster.harness.cluster import LINE, Cluster
+from tests.cluster.harness.cluster import LINE, LINES, Cluster
 from tests.cluster.harness.progress import say
 
 
@@ -30,8 +30,11 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The chosen Kubernetes, nodes sgx-1 and plain-1; neither has SGX devices before a test makes them."""
-    made = Cluster(version=os.environ.get(LINE, "1.36"))
+    """The chosen Kubernetes, nodes sgx-1 and plain-1; neither has SGX devices before a test makes them.
+
+    Tests marked kubernetes_1_34 run a second time on that line under `make test-cluster`.
+    """
+    made = Cluster(version=os.environ.get(LINE, LINES[0]))
     made.start()
     yield made
     made.stop()

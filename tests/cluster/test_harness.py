@@ -29,6 +29,7 @@ def service(name: str, port: int):
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
 
 
+@pytest.mark.kubernetes_1_34
 def test_pods_on_both_nodes_meet_through_a_service_and_find_the_api_server(cluster: Cluster):
     serve = "mkdir /tmp/w && echo met > /tmp/w/index.html && exec httpd -f -p 8080 -h /tmp/w"
     cluster.apply([pod("server", "sh", "-c", serve, nodeName="sgx-1"), service("server", 8080)])
@@ -47,6 +48,7 @@ def test_pods_on_both_nodes_meet_through_a_service_and_find_the_api_server(clust
         cluster.delete("pod", name)
 
 
+@pytest.mark.kubernetes_1_34
 def test_a_pod_runs_this_checkout(cluster: Cluster):
     container = {"name": "main", "image": OURS, "args": ["--version"]}
     cluster.apply(pod("ours", nodeName="sgx-1", restartPolicy="Never", containers=[container]))
@@ -62,6 +64,7 @@ def test_an_image_is_found_by_its_digest(cluster: Cluster):
     cluster.delete("pod", "digest")
 
 
+@pytest.mark.kubernetes_1_34
 def test_pods_find_services_by_name(cluster: Cluster):
     cluster.apply(service("named", 8080))
     cluster.apply(pod("asker", "sleep", "1000"))
@@ -107,6 +110,7 @@ def test_sgx_devices_of_a_node_come_and_go_without_touching_the_machine(cluster:
     assert node.run("sh", "-c", "ls /dev | grep -c sgx || true").strip() == "0"
 
 
+@pytest.mark.kubernetes_1_34
 def test_pods_survive_restarts_of_kubelet_and_containerd(cluster: Cluster):
     node = cluster.nodes["plain-1"]
     cluster.apply(pod("survivor", "sh", "-c", "date +%s%N >/tmp/born; sleep 1000", nodeName="plain-1"))

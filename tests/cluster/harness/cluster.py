@@ -20,8 +20,11 @@ from tools.kubernetes.build import TOOLS, place
 
 T = TypeVar("T")
 
+LINES: Final = ("1.36", "1.34")
+"""The Kubernetes lines that are tested, the main one first; keys of `tools.kubernetes.build.TOOLS`."""
+
 LINE: Final = "KUBENCLAVE_TEST_KUBERNETES"
-"""Environment variable with the Kubernetes line of the tests' cluster; 1.36 where it is not set."""
+"""Environment variable with the Kubernetes line of the tests' cluster; the first of LINES where it is not set."""
 
 
 class Cluster:
@@ -34,7 +37,7 @@ class Cluster:
     def __init__(
         self,
         nodes: Sequence[str] = ("sgx-1", "plain-1"),
-        version: str = "1.36",
+        version: str = LINES[0],
         *,
         admission: Sequence[str] = (),
         gates: Sequence[str] = (),
