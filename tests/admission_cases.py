@@ -282,6 +282,12 @@ CASES: dict[str, Case] = {
     "a total of its own": Case(
         one({EPC: "1Mi"}, annotations={EPC: "2097152"}), {"app": {EPC: "1Mi", ENCLAVE: "1"}}, total="2097152"
     ),
+    "a total that is too small": Case(
+        one({AZURE: "1"}, annotations={EPC: "7"}), {"app": {EPC: "1Mi", ENCLAVE: "1"}}, total="1048576"
+    ),
+    "a total that is none": Case(
+        one({AZURE: "1"}, annotations={EPC: "much"}), {"app": {EPC: "1Mi", ENCLAVE: "1"}}, total="1048576"
+    ),
     # provisioning key
     "provision by name": Case(
         granted(one({EPC: "1Mi", PROVISION: 1})), {"app": {EPC: "1Mi", ENCLAVE: "1", PROVISION: "1"}}, granted=True

@@ -74,10 +74,19 @@ def _finish(pod: dict[str, Any], epc: int) -> Iterator[str]:
     if not epc:
         return
     said = shape.annotation(pod, TOTAL_ANNOTATION)
-    if said is None:
-        shape.annotate(pod, TOTAL_ANNOTATION, str(epc))
-    elif said != str(epc):
-        yield f"annotation {TOTAL_ANNOTATION}: kept as {said}, though the containers ask for {epc} bytes together"
+    if said is not None and _holds(said, epc):
+        return
+    shape.annotate(pod, TOTAL_ANNOTATION, str(epc))
+    if said is not None:
+        yield f"annotation {TOTAL_ANNOTATION}: {said} became {epc}, the bytes that the containers ask for together"
+
+
+def _holds(said: str, epc: int) -> bool:
+    """Tell whether the author's word on the pod's EPC is enough; more is for what runs beside the containers."""
+    try:
+        return Quantity.parse(said).whole() >= epc
+    except FormatError:
+        return False
 
 
 class _Review:

@@ -109,7 +109,7 @@ REQUESTS_DIFFER: Final = Refusal(
 UNTRANSLATED: Final = Refusal(
     "admission.untranslated",
     "{canonical}, which this cluster counts",
-    "the mutating half of admission did not run: kubenclave doctor cluster says why",
+    "the mutating half of admission did not see it: another one added it later, or kubenclave doctor cluster says why",
 )
 """Only where admission is in two halves: the validating one finds what the mutating one should have changed."""
 

@@ -65,6 +65,7 @@ def variables(settings: Settings) -> dict[str, str]:
               ]
             ).max()
         """),
+        "said": f'{cel.ANNOTATIONS}[?{cel.text(TOTAL_ANNOTATION)}].orValue("")',
         "aesmVolumes": f'{_VOLUMES}.filter(v, v.?hostPath.?path.orValue("").matches({_AESM_PATTERN})).map(v, v.name)',
         "idleVolumes": cel.lines(f"""
             variables.aesmVolumes.filter(n,
@@ -163,10 +164,14 @@ def _tolerate() -> str:
 
 
 def _total() -> str:
-    """Write the EPC of the whole pod into an annotation, unless its author wrote one."""
+    """Write the EPC of the whole pod into an annotation, unless its author asks for more there.
+
+    Less would be what an earlier round wrote, before another admission put a container into the pod.
+    """
     name = TOTAL_ANNOTATION.replace("/", "~1")
     return cel.lines(f"""
-        variables.total == 0 || {cel.text(TOTAL_ANNOTATION)} in {cel.ANNOTATIONS} ? [] :
+        variables.total == 0 || (isQuantity(variables.said) && quantity(variables.said).isInteger() &&
+          quantity(variables.said).asInteger() >= variables.total) ? [] :
         has(object.metadata.annotations) ? [JSONPatch{{
           op: "add", path: "/metadata/annotations/{name}", value: string(variables.total)
         }}] : [JSONPatch{{
