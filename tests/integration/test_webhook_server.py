@@ -188,7 +188,7 @@ async def test_a_port_that_is_taken_is_said():
         port = taken.getsockname()[1]
         with pytest.raises(PlatformError) as caught:
             await serve(FakeCluster(), Settings(Site(), PLACE, port))
-    assert caught.value.code == "webhook.port"
+    assert caught.value.code == "serving.port"
 
 
 def test_grants_are_checked_on_the_command_line():

@@ -3,18 +3,22 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from kubenclave.errors import FormatError, PlatformError
+from kubenclave.wire.metrics import CONTENT_TYPE
 
-_CONCURRENT: Final = 256
+_CONCURRENT: Final = 512
 _KEEP_ALIVE: Final = 5
-_GRACE: Final = 5
+_GRACE: Final = 5  # seconds for what is under way, at the end
 
 
 class Server(uvicorn.Server):
@@ -26,8 +30,11 @@ class Server(uvicorn.Server):
         yield
 
 
-def server(app: Starlette) -> Server:
-    """Return a server without TLS for an application; ``serve([listen(port)])`` runs it."""
+def server(app: Starlette, context: ssl.SSLContext | None = None, *, keep_alive: int = _KEEP_ALIVE) -> Server:
+    """Return a server for an application, over TLS where there is a ``context``; ``serve([listen(port)])`` runs it.
+
+    ``keep_alive`` is for how many seconds a connection may be idle.
+    """
     config = uvicorn.Config(
         app,
         loop="asyncio",
@@ -38,9 +45,10 @@ def server(app: Starlette) -> Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_keep_alive=keep_alive,
         timeout_graceful_shutdown=_GRACE,
         limit_concurrency=_CONCURRENT,
+        ssl_context_factory=None if context is None else lambda _config, _default: context,
     )
     return Server(config)
 
@@ -49,8 +57,8 @@ def listen(port: int) -> socket.socket:
     """Listen on all addresses, of both families where there are two. Raises PlatformError ``serving.port``."""
     try:
         if socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-        return socket.create_server(("", port))
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+        return socket.create_server(("", port), backlog=1024)
     except OSError as error:
         raise PlatformError(
             f"port {port} cannot be served",
@@ -69,3 +77,22 @@ async def read_body(request: Request, limit: int) -> bytes:
             raise FormatError("the request is too long", code="serving.size", expected=f"at most {limit} bytes")
         pieces.append(piece)
     return b"".join(pieces)
+
+
+def health_app(ready: Callable[[], str | None], render: Callable[[], bytes]) -> Starlette:
+    """Return the application of a health port.
+
+    ``ready`` says what is missing, None when nothing is; ``render`` returns the metrics as they are now.
+    """
+
+    async def healthz(_request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_request: Request) -> Response:
+        missing = ready()
+        return PlainTextResponse("ok\n") if missing is None else PlainTextResponse(f"{missing}\n", 503)
+
+    async def metrics(_request: Request) -> Response:
+        return Response(render(), headers={"Content-Type": CONTENT_TYPE})
+
+    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)])

@@ -8,10 +8,10 @@ from typing import Any, Final, Never
 
 import structlog
 
+from kubenclave.cluster import serving
 from kubenclave.cluster.api import CONFIG_MAPS, NODES, PODS, ClusterApi, Event, Kind, Listing, follow
 from kubenclave.cluster.exporter.figures import Figures
 from kubenclave.cluster.exporter.view import Accounts, View, reduced
-from kubenclave.cluster.http import health_app, listen, new_server
 from kubenclave.errors import ClusterError, UnreachableError
 from kubenclave.platform.signals import stop_signal
 
@@ -42,8 +42,8 @@ async def serve(api: ClusterApi, settings: Settings) -> None:
     stop = stop_signal()
     view, changed = View(), asyncio.Event()
     figures = Figures(view, per_pod=settings.per_pod)
-    server = new_server(health_app(lambda: view.missing, figures.render))
-    listening = listen(settings.port)
+    server = serving.server(serving.health_app(lambda: view.missing, figures.render))
+    listening = serving.listen(settings.port)
     async with asyncio.TaskGroup() as tasks:
         work = [
             tasks.create_task(_watch(follow(api, NODES), NODES, view.nodes, figures, changed)),

@@ -2,30 +2,23 @@
 """One replica of the webhook: two listening ports and the upkeep of its certificates in one process."""
 
 import asyncio
-import contextlib
 import os
-import socket
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
-import uvicorn
-from starlette.applications import Starlette
 
+from kubenclave.cluster import serving
 from kubenclave.cluster.api import ClusterApi
 from kubenclave.cluster.webhook.certificates import Credentials, Lifetimes
 from kubenclave.cluster.webhook.keeper import Keeper, Place
 from kubenclave.cluster.webhook.review import Site
-from kubenclave.cluster.webhook.server import Reviews, health_app
-from kubenclave.errors import PlatformError
+from kubenclave.cluster.webhook.server import Reviews
 from kubenclave.platform.signals import stop_signal
 from kubenclave.wire.metrics import Metrics
 
 _KEEP_ALIVE: Final = 120  # longer than the 90 s after which an API server drops an idle connection: it never meets ours
-_CONCURRENT: Final = 512
-_GRACE: Final = 5  # seconds for reviews under way, at the end
 
 log = structlog.get_logger(__name__)
 
@@ -42,15 +35,6 @@ class Settings:
     drain: float = 5.0
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, which leaves the signals to the program."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
-        yield
-
-
 async def serve(api: ClusterApi, settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises PlatformError when a port cannot be had."""
     stop = stop_signal()
@@ -59,10 +43,10 @@ async def serve(api: ClusterApi, settings: Settings) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     keeper = Keeper(api, settings.place, lambda held: load(context, held), metrics, lifetimes=settings.lifetimes)
-    health = health_app(lambda: "draining" if reviews.draining else keeper.missing(), metrics)
-    servers = (_server(reviews.app(), context), _server(health))
+    health = serving.health_app(lambda: "draining" if reviews.draining else keeper.missing(), metrics.render)
+    servers = (serving.server(reviews.app(), context, keep_alive=_KEEP_ALIVE), serving.server(health))
     # Before anything else: without its ports nothing of it is of use.
-    sockets = [_listen(port) for port in (settings.port, settings.health_port)]
+    sockets = [serving.listen(port) for port in (settings.port, settings.health_port)]
     async with asyncio.TaskGroup() as tasks:
         upkeep = tasks.create_task(keeper.run())
         for server, listening in zip(servers, sockets, strict=True):
@@ -86,36 +70,3 @@ def load(context: ssl.SSLContext, held: Credentials) -> None:
         context.load_cert_chain(f"/proc/self/fd/{descriptor}")
     finally:
         os.close(descriptor)
-
-
-def _server(app: Starlette, context: ssl.SSLContext | None = None) -> Server:
-    config = uvicorn.Config(
-        app,
-        loop="asyncio",
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=_GRACE,
-        limit_concurrency=_CONCURRENT,
-        ssl_context_factory=None if context is None else lambda _config, _default: context,
-    )
-    return Server(config)
-
-
-def _listen(port: int) -> socket.socket:
-    try:
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
-        return socket.create_server(("", port), backlog=1024)
-    except OSError as error:
-        raise PlatformError(
-            f"port {port} cannot be served",
-            code="webhook.port",
-            found=error.strerror or str(error),
-            hint="another process has it: ss -lntp",
-        ) from error

@@ -3,18 +3,17 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Final
 
 import structlog
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from kubenclave.cluster.webhook.review import Site, answer
 from kubenclave.errors import FormatError, KubenclaveError, PlatformError
-from kubenclave.wire.metrics import CONTENT_TYPE, Metrics
+from kubenclave.wire.metrics import Metrics
 
 MAX_BODY: Final = 3 << 20
 """Bytes of a review. The API server stores no object above 1.5 MiB, and takes no request above 3 MiB."""
@@ -101,19 +100,3 @@ class Reviews:
 
     def _headers(self) -> dict[str, str]:
         return {"Connection": "close"} if self.draining else {}
-
-
-def health_app(ready: Callable[[], str | None], metrics: Metrics) -> Starlette:
-    """Return the application for the health port; ``ready`` says what is missing, None when nothing is."""
-
-    async def healthz(_request: Request) -> Response:
-        return PlainTextResponse("ok\n")
-
-    async def readyz(_request: Request) -> Response:
-        missing = ready()
-        return PlainTextResponse("ok\n") if missing is None else PlainTextResponse(f"{missing}\n", 503)
-
-    async def render(_request: Request) -> Response:
-        return Response(metrics.render(), headers={"Content-Type": CONTENT_TYPE})
-
-    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", render)])
