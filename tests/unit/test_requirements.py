@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The locks: every package pinned with hashes, from no index in particular, and the two of one mind."""
+"""The locks: every package pinned with hashes, from no index in particular, and all of one mind."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
-NAMES = ("run.txt", "dev.txt")
+NAMES = ("run.txt", "image.txt", "dev.txt")
 
 
 def pins(name: str) -> dict[str, list[str]]:
@@ -35,6 +35,7 @@ def test_no_lock_names_a_host(name):
     assert "://" not in (REQUIREMENTS / name).read_text(encoding="utf-8")
 
 
-def test_what_runs_is_what_is_tested():
-    run, dev = pins("run.txt"), pins("dev.txt")
+@pytest.mark.parametrize("name", ["run.txt", "image.txt"])
+def test_what_runs_is_what_is_tested(name):
+    run, dev = pins(name), pins("dev.txt")
     assert {package: dev.get(package) for package in run} == run

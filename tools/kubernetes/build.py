@@ -13,12 +13,15 @@ so that it runs before anything is installed.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,17 +184,37 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.check and (without := install_packages()):
         print(f"cluster tools: {without}", file=sys.stderr)
         return 1
-    missing = [tool for tool in chosen if not built(tool)]
     if options.check:
+        missing = [tool for tool in chosen if not built(tool)]
         for tool in missing:
             print(f"{tool.name} {tool.version} is not built")
         return 1 if missing else 0
+    with alone():
+        build_missing(chosen)
+    return 0
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Wait until no other process builds into the cache, for two would build the same thing at half the speed."""
+    cache().mkdir(parents=True, exist_ok=True)
+    with (cache() / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("    another process is building cluster tools; waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def build_missing(chosen: list[Tool]) -> None:
+    """Build those that are not there, with a line before and after each."""
+    missing = [tool for tool in chosen if not built(tool)]
     for number, tool in enumerate(missing, 1):
         print(f"    building {tool.name} {tool.version} ({number} of {len(missing)})", flush=True)
         began = time.monotonic()
         build(tool)
         print(f"    built in {time.monotonic() - began:.0f} s", flush=True)
-    return 0
 
 
 if __name__ == "__main__":

@@ -129,20 +129,33 @@ class Cluster:
         now = ["--grace-period=0", "--force"] if kind in {"pod", "pods"} else []
         self.kubectl("delete", kind, name, "-n", namespace, "--ignore-not-found", *now)
 
-    def wait(self, condition: Callable[[], T], timeout: float, why: str, namespace: str = "default") -> T:
+    def wait(
+        self,
+        condition: Callable[[], T],
+        timeout: float,
+        why: str,
+        namespace: str = "default",
+        *,
+        programs: Sequence[Part] = (),
+    ) -> T:
         """Wait until ``condition`` returns something true, and return that.
 
         HarnessError, KeyError and IndexError inside it count as not yet. Raises HarnessError after ``timeout`` seconds
-        with the state of the namespace: events, unhappy pods, ends of the logs.
+        with the state of the namespace (events, unhappy pods, ends of logs), or at once when one of ``programs`` ends.
         """
         try:
-            return parts.wait(condition, timeout, why)
+            return parts.wait(condition, timeout, why, programs)
         except HarnessError as failure:
             raise HarnessError(f"{failure}\n{self.report(namespace)}") from None
 
     def wait_nodes(self, timeout: float = 60) -> None:
         """Wait until every node is ready."""
-        self.wait(lambda: all(_ready(self.get("node", name)) for name in self.nodes), timeout, "nodes to be ready")
+        programs = [part for node in self.nodes.values() for part in node.parts]
+
+        def all_ready() -> bool:
+            return all(_ready(self.get("node", name)) for name in self.nodes)
+
+        self.wait(all_ready, timeout, "nodes to be ready", programs=programs)
 
     def wait_pod(
         self, name: str, namespace: str = "default", phase: str = "Running", timeout: float = 60

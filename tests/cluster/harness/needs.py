@@ -25,5 +25,7 @@ def impossible() -> str | None:
 
 def missing(tools: tuple[str, ...]) -> str | None:
     """Why no cluster can run here as it is, in a line, or None."""
+    if reason := impossible():
+        return reason
     absent = [*missing_packages(), *(name for name in tools if not built(TOOLS[name]))]
-    return impossible() or (f"missing {' '.join(absent)} (make cluster-tools)" if absent else None)
+    return f"missing {' '.join(absent)} (make cluster-tools)" if absent else None

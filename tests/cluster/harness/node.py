@@ -160,15 +160,21 @@ class Node:
             raise OSError(f"no mount namespace for {self.name}")
 
     def _make_cgroups(self) -> None:
-        """Make the kubelet's cgroup root in every hierarchy; a new cpuset has neither CPUs nor memory of its own."""
+        """Make the kubelet's cgroup root in every hierarchy.
+
+        A new cpuset of version 1 has neither CPUs nor memory of its own; a group of version 2 has no controllers.
+        """
         for hierarchy in enclose.hierarchies():
             group = hierarchy
             for part in self.cgroup.strip("/").split("/"):
                 parent, group = group, group / part
                 group.mkdir(exist_ok=True)
                 for file in ("cpuset.cpus", "cpuset.mems"):
-                    if (parent / file).exists() and not (hierarchy / "cgroup.controllers").exists():
+                    if (parent / file).exists() and not (parent / "cgroup.controllers").exists():
                         (group / file).write_text((parent / file).read_text())
+                if (parent / "cgroup.controllers").exists():
+                    controllers = (parent / "cgroup.controllers").read_text().split()
+                    (parent / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in controllers))
 
     def _kubelet(self, authority: Authority) -> list[str | Path]:
         client = authority.issue(f"kubelet-{self.name}", f"system:node:{self.name}", "system:nodes")
