@@ -55,7 +55,7 @@ def test_the_programs_arguments_are_its_own(variation):
     assert (context.params["port"], context.params["health_port"]) == (ports["webhook"], ports["metrics"])
     assert isinstance(context, click.Context)
     allowed = VARIATIONS[variation].get("provision", {}).get("allowed", [])
-    pairs = [f"{entry['namespace']}/{name}" for entry in allowed for name in entry["serviceAccounts"]]
+    pairs = [(entry["namespace"], name) for entry in allowed for name in entry["serviceAccounts"]]
     assert list(context.params["allow"]) == pairs
 
 

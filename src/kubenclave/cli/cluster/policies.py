@@ -4,24 +4,8 @@
 import click
 
 from kubenclave.cli import kit
+from kubenclave.cli.cluster.options import site_options
 from kubenclave.cluster.admission import EnclaveWithoutEpc, EpcMode, Grants, Rules
-
-
-class _Account(click.ParamType[tuple[str, str]]):
-    """A service account as ``NAMESPACE/NAME``."""
-
-    name = "NAMESPACE/ACCOUNT"
-
-    def convert(
-        self, value: str | tuple[str, str], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        """Return the pair."""
-        if isinstance(value, tuple):
-            return value
-        namespace, _, account = value.partition("/")
-        if not namespace or not account or "/" in account:
-            self.fail(f"{value!r} is no NAMESPACE/ACCOUNT", param, ctx)
-        return namespace, account
 
 
 @click.command(
@@ -31,22 +15,14 @@ class _Account(click.ParamType[tuple[str, str]]):
         "kubenclave cluster policies --validating-only      for Kubernetes 1.30 to 1.35, beside the webhook",
     ),
 )
-@click.option("--epc-mode", type=click.Choice(EpcMode), default=EpcMode.CAPACITY, show_default=True)
-@click.option(
-    "--enclave-without-epc",
-    type=click.Choice(EnclaveWithoutEpc),
-    default=EnclaveWithoutEpc.REFUSE,
-    show_default=True,
-    help="What becomes of devices without EPC.",
-)
-@click.option("--allow", type=_Account(), multiple=True, help="Who may have the provisioning key; repeatable.")
+@site_options
 @click.option("--namespace", default="kubenclave", show_default=True, help="Namespace of the add-on.")
 @click.option("--validating-only", is_flag=True, help="Leave out the mutating half, which needs Kubernetes 1.36.")
 @kit.output_option
 def command(
     *,
-    epc_mode: EpcMode,
-    enclave_without_epc: EnclaveWithoutEpc,
+    epc_mode: str,
+    enclave_without_epc: str,
     allow: tuple[tuple[str, str], ...],
     namespace: str,
     validating_only: bool,
@@ -55,6 +31,7 @@ def command(
     from kubenclave.cluster.policies import Settings, mutating_objects, validating_objects
     from kubenclave.cluster.policies.render import to_yaml
 
-    settings = Settings.of(Rules(epc_mode, enclave_without_epc), Grants(frozenset(allow)), namespace)
+    rules = Rules(EpcMode(epc_mode), EnclaveWithoutEpc(enclave_without_epc))
+    settings = Settings.of(rules, Grants(frozenset(allow)), namespace)
     objects = [*([] if validating_only else mutating_objects(settings)), *validating_objects(settings)]
     kit.emit({"apiVersion": "v1", "kind": "List", "items": objects}, to_yaml(objects).rstrip("\n"))

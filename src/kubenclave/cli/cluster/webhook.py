@@ -6,7 +6,9 @@ import datetime as dt
 import click
 
 from kubenclave.cli import kit
+from kubenclave.cli.cluster.options import site_options
 from kubenclave.cli.parameters import Duration
+from kubenclave.cluster.admission import EnclaveWithoutEpc, EpcMode, Grants, Rules
 
 
 @click.command(
@@ -30,11 +32,7 @@ from kubenclave.cli.parameters import Duration
     show_default=True,
     help="MutatingWebhookConfiguration that gets the CA.",
 )
-@click.option("--epc-mode", type=click.Choice(["capacity", "devices"]), default="capacity", show_default=True)
-@click.option("--enclave-without-epc", type=click.Choice(["refuse", "warn"]), default="refuse", show_default=True)
-@click.option(
-    "--allow", multiple=True, metavar="NAMESPACE/ACCOUNT", help="Who may have the provisioning key; repeatable."
-)
+@site_options
 @click.option("--ca-lifetime", type=Duration(), default="365d", show_default=True)
 @click.option("--leaf-lifetime", type=Duration(), default="30d", show_default=True)
 @click.option("--settle", type=Duration(), default="2m", show_default=True, help="Trust a new CA before using it.")
@@ -48,9 +46,9 @@ def command(
     service: str,
     secret: str,
     configuration: str,
-    epc_mode: str,
-    enclave_without_epc: str,
-    allow: tuple[str, ...],
+    epc_mode: EpcMode,
+    enclave_without_epc: EnclaveWithoutEpc,
+    allow: tuple[tuple[str, str], ...],
     ca_lifetime: dt.timedelta,
     leaf_lifetime: dt.timedelta,
     settle: dt.timedelta,
@@ -61,7 +59,6 @@ def command(
     import asyncio
 
     from kubenclave import log
-    from kubenclave.cluster.admission import EnclaveWithoutEpc, EpcMode, Grants, Rules
     from kubenclave.cluster.api_lightkube import LightkubeApi
     from kubenclave.cluster.webhook.certificates import Lifetimes
     from kubenclave.cluster.webhook.daemon import Settings, serve
@@ -70,8 +67,7 @@ def command(
     from kubenclave.platform import signals
 
     log.configure("webhook")
-    rules = Rules(EpcMode(epc_mode), EnclaveWithoutEpc(enclave_without_epc))
-    site = Site(rules, Grants(frozenset(map(_account, allow))))
+    site = Site(Rules(epc_mode, enclave_without_epc), Grants(frozenset(allow)))
     lifetimes = Lifetimes(ca_lifetime, leaf_lifetime, settle)
 
     async def run() -> None:
@@ -81,10 +77,3 @@ def command(
 
     with signals.held():
         asyncio.run(run())
-
-
-def _account(text: str) -> tuple[str, str]:
-    namespace, slash, account = text.partition("/")
-    if not (namespace and slash and account) or "/" in account:
-        raise click.BadParameter(f"{text!r} is not NAMESPACE/ACCOUNT", param_hint="--allow")
-    return namespace, account
