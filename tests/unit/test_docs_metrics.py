@@ -7,6 +7,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from tests.chart import VARIATIONS, containers, helm, pods, render
+
 ROOT = Path(__file__).parents[2]
 NAME = re.compile(r"kubenclave_[a-z0-9_]+")
 DASHBOARD = json.loads((ROOT / "charts/kubenclave/files/dashboard.json").read_text(encoding="utf-8"))
@@ -90,3 +94,16 @@ def test_panels_lie_on_the_grid_and_not_on_one_another():
         cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
         assert not cells & taken, panel["title"]
         taken |= cells
+
+
+@pytest.mark.skipif(helm() is None, reason="Helm is not built: make cluster-tools")
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_pods_that_have_metrics_are_annotated_with_their_port(variation):
+    scraped = set()
+    for name, pod in pods(render(VARIATIONS[variation])):
+        ports = {each["name"]: each["containerPort"] for one in containers(pod) for each in one.get("ports", [])}
+        annotations = pod["metadata"].get("annotations", {})
+        assert annotations.get("prometheus.io/port") == (str(ports["metrics"]) if "metrics" in ports else None), name
+        assert ("prometheus.io/scrape" in annotations) == ("metrics" in ports), name
+        scraped |= {name} if "metrics" in ports else set()
+    assert "kubenclave-node-agent" in scraped
