@@ -118,10 +118,11 @@ def test_other_pods_never_meet_it(webhook):
     assert metric(webhook, "kubenclave_admission_seconds_count") > before
 
 
-def test_an_upgrade_leaves_certificates_alone_and_nobody_waits(webhook):
+def test_upgrade_and_rollback_leave_certificates_alone_and_nobody_waits(webhook):
     trusted, secret = bundle(webhook), webhook.get("secret", SECRET, NAMESPACE)["data"]
     with Throughout(webhook.kubeconfig) as pods:
         release.helm(webhook, "upgrade", {**VALUES, "webhook": {"podAnnotations": {"upgrade": "1"}}})
+        release.rollback(webhook)
         time.sleep(8)
     assert trusted == bundle(webhook)
     assert secret == webhook.get("secret", SECRET, NAMESPACE)["data"]
