@@ -60,7 +60,8 @@ def test_it_carries_licence_entry_point_and_type_marker(wheel):
         (entry_points,) = [archive.read(name).decode() for name in names if name.endswith("entry_points.txt")]
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "kubenclave/py.typed" in names
-    assert "kubenclave = kubenclave.cli.main:main" in entry_points
+    for script in ("kubenclave", "kubectl-kubenclave"):
+        assert f"\n{script} = kubenclave.cli.main:main\n" in entry_points
 
 
 def test_its_command_line_is_its_own(wheel, tmp_path):

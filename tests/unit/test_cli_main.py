@@ -181,6 +181,12 @@ def test_output_json_behind_a_double_dash_belongs_to_the_command(capsys):
         pytest.param(OSError(28, "No space left on device", "f"), 5, "error[cli.os]: No space left", id="os"),
         pytest.param(OSError("odd"), 5, "error[cli.os]: odd: no file", id="os without number"),
         pytest.param(ModuleNotFoundError("x", name="yaml"), 5, "hint: pip install 'kubenclave[local]'", id="extra"),
+        pytest.param(
+            ModuleNotFoundError("x", name="lightkube.config"),
+            5,
+            "hint: pip install 'kubenclave[cluster]'",
+            id="cluster",
+        ),
         pytest.param(KeyboardInterrupt(), 130, "", id="interrupt"),
     ],
 )

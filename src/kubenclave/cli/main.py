@@ -42,6 +42,9 @@ NOUNS: Final = {
 # Errors that come before --output was read.
 _BEFORE_OPTIONS: Final = frozenset({"cli.misuse", "cli.extra"})
 
+# Packages of the extra ``cluster``; what else may be missing comes with ``local``.
+_OF_CLUSTER: Final = frozenset({"httpx2", "lightkube", "starlette", "uvicorn"})
+
 
 class _NobodyReadsError(Exception):
     """Stdout is closed; no OSError, so that it passes through click."""
@@ -150,7 +153,7 @@ def _as_ours(error: Exception) -> KubenclaveError:
         return PlatformError(
             f"this command needs the Python package {error.name}",
             code="cli.extra",
-            hint=f"pip install '{PROGRAM}[local]'",
+            hint=f"pip install '{PROGRAM}[{'cluster' if error.name.partition('.')[0] in _OF_CLUSTER else 'local'}]'",
         )
     import traceback
 
