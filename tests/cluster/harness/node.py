@@ -19,6 +19,8 @@ from tests.cluster.harness.pki import Authority
 # Folders of the machine that are the node's own inside its mount namespace, under `Node.folder`.
 OWN: Final = ("run", "etc/cni", "etc/cdi", "var/lib/kubelet", "var/lib/kubenclave", "var/lib/containerd", "var/lib/cni",
               "var/log")  # fmt: skip
+# containerd waits for the disk at every image layer and container, which nobody needs of a cluster this short-lived.
+_IN_MEMORY: Final = ("run", "var/lib/containerd")
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty", "kmsg")
 _SGX: Final = {"sgx_enclave": "fuse", "sgx_provision": "userfaultfd"}
 _SANDBOX: Final = "kubenclave.test/pause:test"
@@ -142,6 +144,8 @@ class Node:
         script = ["set -e"]
         for path in OWN:
             (self.folder / path).mkdir(parents=True, exist_ok=True)
+            if path in _IN_MEMORY:
+                run(["mount", "-t", "tmpfs", "-o", "mode=755", "node", self.folder / path])
             script += [f"mkdir -p /{path}", f"mount --bind {self.folder / path} /{path}"]
         dev = self.folder / "dev"
         dev.mkdir()
