@@ -30,13 +30,20 @@ _BROUGHT: Final = (
 
 def variables(settings: Settings) -> dict[str, str]:
     """Return what the mutations share. Each mutation sees them as the one before it has left the pod."""
+    return {**cel.table(settings.epc_mode), "granted": settings.granted, **_of_containers(), **_of_pod()}
+
+
+def _of_containers() -> dict[str, str]:
+    """Return containers that ask for SGX (all, with amounts that can be, with one meaning), and the pod's total.
+
+    The total is as the scheduler counts: main containers and sidecars together, or one init container and the sidecars
+    before it.
+    """
     places = " +\n  ".join(
         f'lists.range(size({containers})).map(i, {{"path": dyn("/spec/{name}/" + string(i)), "own": {containers}[i]}})'
         for name, containers in (("initContainers", cel.INIT_CONTAINERS), ("containers", cel.CONTAINERS))
     )
     return {
-        **cel.table(settings.epc_mode),
-        "granted": settings.granted,
         "named": cel.asks(places, container="c.own", more=("path", "own")),
         "asks": f"variables.named.filter(c, {cel.names(SGX_RESOURCES)}.exists(r, {cel.positive('r')}))",
         "sensible": cel.lines(f"""
@@ -53,7 +60,6 @@ def variables(settings: Settings) -> dict[str, str]:
         """),
         "initBytes": f"{cel.INIT_CONTAINERS}.map(c, {cel.SIZE})",
         "sidecars": f"{cel.INIT_CONTAINERS}.map(c, {cel.SIDECAR})",
-        # As the scheduler counts: main containers and sidecars together, or one init container and the sidecars before.
         "total": cel.lines(f"""
             (
               lists.range(size(variables.initBytes)).map(i,
@@ -65,6 +71,12 @@ def variables(settings: Settings) -> dict[str, str]:
               ]
             ).max()
         """),
+    }
+
+
+def _of_pod() -> dict[str, str]:
+    """Return what the pod itself says, and what it lacks or has too much."""
+    return {
         "said": f'{cel.ANNOTATIONS}[?{cel.text(TOTAL_ANNOTATION)}].orValue("")',
         "aesmVolumes": f'{_VOLUMES}.filter(v, v.?hostPath.?path.orValue("").matches({_AESM_PATTERN})).map(v, v.name)',
         "idleVolumes": cel.lines(f"""
@@ -87,7 +99,7 @@ def mutations() -> tuple[str, ...]:
 
 
 def _resources() -> str:
-    """Write one name for EPC, and the enclave device, into limits and, where there are any, in requests."""
+    """Write one name for EPC, and the enclave device, into limits and, where there are any, requests."""
     return cel.lines(f"""
         variables.meant.map(c,
           ["limits", "requests"].filter(k, k in c.own.resources).map(k,
