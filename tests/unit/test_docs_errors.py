@@ -15,14 +15,17 @@ CODE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9][a-z0-9_-]*")
 FILE_SUFFIXES = (".sock", ".socket", ".json", ".toml", ".bin", ".pem", ".der", ".log", ".py", ".md", ".crt", ".key")
 LOG_CALLS = {"debug", "info", "warning", "error", "exception", "_tell"}
 
-# Text of the form of a code that is none: keys of manifests, names of modules and attributes.
+# Text of the form of a code that is none: keys of manifests, names of modules and attributes, expressions of CEL.
 NO_CODES = {
+    "c.own",
+    "kubenclave.cli",
     "metadata.name",
     "metadata.namespace",
     "os.path",
     "sgx.cpu_features",
     "sgx.enclave_size",
     "sgx.max_threads",
+    "variables.canonical",
 }
 
 ISSUED = ("pck", "pck-ca", "tcb-signer")
