@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each thing that can be wrong with a cluster or a pod is found, named by its code, and nothing else is."""
 
+import asyncio
 import base64
 import datetime as dt
 from copy import deepcopy
@@ -12,9 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from kubenclave.cluster.diagnose.examine import judge_cluster, judge_pod
+from kubenclave.cluster.api import Listing
+from kubenclave.cluster.diagnose.examine import judge_cluster, judge_pod, read
 from kubenclave.cluster.diagnose.model import Layer, Snapshot, Source, State, worst
 from kubenclave.cluster.diagnose.scheduling import tolerates
+from kubenclave.errors import ClusterError
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 READY = {"type": "Ready", "status": "True"}
@@ -183,6 +186,15 @@ def test_pods_on_a_node_that_withdrew():
     gone = node(epc="0", enclave="0", conditions=[READY, BROKEN])
     findings = codes(examine(changed(NODES=[gone])))
     assert findings == ["doctor.node-not-ready", "doctor.label-without-epc", "doctor.withdrawn"]
+
+
+def test_a_startup_taint_by_the_name_that_the_site_gave_it():
+    agent = daemon_set("kubenclave-node-agent")
+    agent["spec"]["template"]["spec"]["containers"][0]["args"] = ["--startup-taint=site.example/wait"]
+    waiting = node(taints=[{"key": "site.example/wait"}, {"key": "site.example/other"}])
+    objects = changed(NODES=[waiting], DAEMON_SETS=[agent, daemon_set("kubenclave-quote-helper")])
+    (found,) = (one for one in examine(objects) if one.code)
+    assert (found.code, found.found) == ("doctor.startup-taint", "still has the taint site.example/wait")
 
 
 def test_aesm_away_is_a_warning():
@@ -376,3 +388,37 @@ def test_a_quota_that_is_used_up():
 )
 def test_tolerations(toleration, good):
     assert tolerates([toleration], {**TAINT, "value": "true"}) is good
+
+
+class FakeApi:
+    """Answers reads like an API server that knows pods and nodes, forbids quotas and lacks everything else."""
+
+    async def read(self, path):
+        assert path == "/version"
+        return {"major": "1", "minor": "34+"}
+
+    async def list(self, kind, *, namespace=None, keep=None):
+        if kind.plural == "resourcequotas":
+            raise ClusterError("API server: quotas is forbidden", code="cluster.forbidden")
+        found = {"pods": [pod(), pod("plain", resources={}), agent_pod()], "nodes": [node()]}.get(kind.plural)
+        if found is None:
+            raise ClusterError("API server: not found", code="cluster.not-found")
+        return Listing([kept for one in found if (kept := keep(one) if keep else one)], "1")
+
+
+def test_what_is_read_of_a_cluster():
+    snapshot = asyncio.run(read(FakeApi(), namespace="shop"))  # type: ignore[arg-type]
+    assert snapshot.version == (1, 34)
+    assert [one["metadata"]["name"] for one in snapshot.of(Source.PODS)] == ["web", "kubenclave-node-agent-x"]
+    assert snapshot.denied == {Source.QUOTAS: "may not be read: API server: quotas is forbidden"}
+    assert snapshot.can_tell(Source.MUTATING_POLICIES)
+
+
+class AwayApi(FakeApi):
+    async def list(self, kind, *, namespace=None, keep=None):
+        raise ClusterError("API server: etcd is away", code="cluster.failed")
+
+
+def test_other_failures_are_not_taken_for_missing_rights():
+    with pytest.raises(ClusterError):
+        asyncio.run(read(AwayApi()))  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Final
 from kubenclave.cluster import api as cluster
 from kubenclave.cluster.api import ClusterApi, Kind, Object
 from kubenclave.cluster.diagnose import admission, capacity, nodes, parts, pod
-from kubenclave.cluster.diagnose.model import Diagnosis, Layer, Snapshot, Source
+from kubenclave.cluster.diagnose.model import OURS, Diagnosis, Layer, Snapshot, Source, labels_of
 from kubenclave.errors import ClusterError
 
 _KINDS: Final[Mapping[Source, Kind]] = {
@@ -99,13 +99,23 @@ async def read_pod(api: ClusterApi, namespace: str, name: str) -> Object | None:
 async def _read(api: ClusterApi, source: Source, namespace: str | None) -> Sequence[Object] | str:
     """Return the objects of a source, or why they could not be read. A kind that the server lacks has none."""
     try:
-        return (await api.list(_KINDS[source], namespace=namespace)).items
+        keep = _kept if source is Source.PODS else None
+        return (await api.list(_KINDS[source], namespace=namespace, keep=keep)).items
     except ClusterError as error:
         if error.code == cluster.NOT_FOUND:
             return ()
         if error.code == cluster.FORBIDDEN:
             return f"may not be read: {error.message}"
         raise
+
+
+def _kept(found: Object) -> Object | None:
+    """Return a pod that asks for EPC or is ours, without its history; of the others a cluster may have very many."""
+    owners = (found.get("metadata") or {}).get("ownerReferences") or ()
+    own = labels_of(found).get(pod.PART_OF) or any(str(one.get("name", "")).startswith(OURS) for one in owners)
+    if not own and not pod.asks(found):
+        return None
+    return {**found, "metadata": {key: value for key, value in found["metadata"].items() if key != "managedFields"}}
 
 
 def _version(found: Object) -> tuple[int, int]:

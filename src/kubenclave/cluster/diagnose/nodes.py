@@ -9,6 +9,7 @@ from kubenclave.cluster.accounts import (
     READY_CONDITION,
     NodeAccount,
     condition,
+    containers,
     node_account,
     pod_account,
 )
@@ -24,6 +25,7 @@ from kubenclave.cluster.diagnose.model import (
     annotations_of,
     labels_of,
     name_of,
+    named,
     owned,
 )
 from kubenclave.sgx.epc import amount
@@ -38,6 +40,7 @@ SGX_LABELS: Final = (
 POOL_TAINTS: Final = TOLERATED
 """Keys of the taints that keep other pods off SGX pools: the names of the resources."""
 STARTUP_TAINTS: Final = "startup-taint.cluster-autoscaler.kubernetes.io/"
+TAINT_OPTION: Final = "--startup-taint="
 AESM_ANNOTATION: Final = "kubenclave.dev/aesm"
 
 
@@ -62,7 +65,7 @@ def is_sgx(node: Object) -> bool:
 def check_node(node: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Look at one SGX node; the last finding says what it has when nothing is wrong."""
     account = node_account(node)
-    problems = [*_agent(node, snapshot), *_resources(node, account), *_taint(node, account)]
+    problems = [*_agent(node, snapshot), *_resources(node, account), *_taint(node, account, snapshot)]
     if annotations_of(node).get(AESM_ANNOTATION) == "absent":
         step = "see the quote helper's pod there; pods without it still run, but get no quote from AESM"
         problems.append(_about(node, State.WARNING, "AESM does not answer", "doctor.node-without-aesm", step))
@@ -122,10 +125,11 @@ def _resources(node: Object, account: NodeAccount) -> Iterator[Diagnosis]:
         yield _about(node, State.PROBLEM, found, "doctor.taint-without-epc", step)
 
 
-def _taint(node: Object, account: NodeAccount) -> Iterator[Diagnosis]:
+def _taint(node: Object, account: NodeAccount, snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Look for a startup taint: it keeps pods off until all works, and should then go."""
+    awaited = _awaited(snapshot)
     for key in sorted(_taints(node)):
-        if not key.startswith(STARTUP_TAINTS):
+        if key not in awaited and not key.startswith(STARTUP_TAINTS):
             continue
         if account.ready and account.allocatable:
             step = "the agent takes it away once AESM answers too, and only the key that startupTaint.key names"
@@ -133,6 +137,17 @@ def _taint(node: Object, account: NodeAccount) -> Iterator[Diagnosis]:
         else:
             step = "it goes by itself once the node works"
             yield _about(node, State.WARNING, f"still has the taint {key}", "doctor.startup-taint", step)
+
+
+def _awaited(snapshot: Snapshot) -> set[str]:
+    """Return the startup taints that node agents were told to take away."""
+    return {
+        str(argument).removeprefix(TAINT_OPTION)
+        for agent in named(snapshot.of(Source.DAEMON_SETS), NODE_AGENT)
+        for container in containers((agent.get("spec") or {}).get("template") or {})
+        for argument in container.get("args") or ()
+        if str(argument).startswith(TAINT_OPTION)
+    }
 
 
 def _taints(node: Object) -> set[str]:
