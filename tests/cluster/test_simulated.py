@@ -12,8 +12,10 @@ from kubenclave.errors import KubenclaveError, PlatformError
 from kubenclave.platform.simulated.issued import AUDIENCE
 from kubenclave.platform.simulated.renewal import IssuerAddress, fetch, request_of
 from kubenclave.platform.simulated.state import PlatformState
+from kubenclave.sgx.epc import Quantity
 from tests.chart import NAMESPACE
 from tests.cluster import release
+from tests.cluster.harness.progress import say
 from tests.cluster.release import AZURE, EPC, SIMULATED
 from tests.cluster.workloads import RESTRICTED, confidential, quote, restricted
 
@@ -50,14 +52,18 @@ def published(cluster, folder):
     return folder / "root.pem", folder / "collateral.json"
 
 
-def verify(cluster, folder, content, *, trusted=True):
-    """What `kubenclave quote verify` says: exit code and document."""
+def verify(cluster, folder, content, *, trusted=True, data="00ff"):
+    """What `kubenclave quote verify` says: the status of the platform, or the code of the refusal."""
     root, collateral = published(cluster, folder)
     (folder / "quote.bin").write_bytes(content)
     words = ["quote", "verify", folder / "quote.bin", "--collateral", collateral, "--at", "now", "--output", "json"]
+    words += ["--report-data", data]
     words += ["--root", root] if trusted else []
     done = subprocess.run([sys.executable, "-m", "kubenclave", *words], capture_output=True, check=False)
-    return done.returncode, json.loads(done.stdout or done.stderr.splitlines()[-1])
+    document = json.loads(done.stdout)
+    assert document["accepted"] == (done.returncode == 0)
+    assert document.get("simulated", True)
+    return document["tcb_status"] if document["accepted"] else document["error"]["code"]
 
 
 def component(cluster, name):
@@ -97,11 +103,8 @@ def test_a_restricted_pod_gets_a_quote_that_verifies_under_the_root_of_the_clust
     assert pod["spec"]["nodeName"] == "sgx-1"
     assert "volumes" not in pod["spec"]
     content = quote(cluster, name, "c0ffee")
-    code, verdict = verify(cluster, tmp_path, content)
-    assert (code, verdict["simulated"], verdict["tcb_status"]) == (0, True, "UpToDate")
-    assert verdict["report_data"].startswith("c0ffee")
-    code, refusal = verify(cluster, tmp_path, content, trusted=False)
-    assert (code, refusal["code"]) == (1, "pck-ca.untrusted-root")
+    assert verify(cluster, tmp_path, content, data="c0ffee") == "UpToDate"
+    assert verify(cluster, tmp_path, content, trusted=False, data="c0ffee") == "pck.untrusted-root"
     cluster.delete("pod", name, RESTRICTED)
 
 
@@ -125,14 +128,26 @@ def test_no_node_has_the_seed_of_the_root(cluster):
     assert json.loads(node.run("cat", f"{STATE}/platform.json")).keys() & {"seed"} == set()
 
 
+@pytest.mark.parametrize("name", ["simulator", "issuer", "quote-helper"])
+def test_programs_stay_within_the_memory_they_ask_for(cluster, name):
+    (pod,) = component(cluster, name)
+    told = cluster.exec(
+        pod["metadata"]["name"], "sh", "-c", "grep -h VmRSS /proc/[0-9]*/status || true", namespace=NAMESPACE
+    )
+    resident = sum(int(line.split()[1]) << 10 for line in told.splitlines())
+    asked = Quantity.parse(pod["spec"]["containers"][0]["resources"]["requests"]["memory"]).whole()
+    say(f"{name}: {resident / MIB:.1f} MB resident, {asked / MIB:.0f} MB asked for")
+    assert 0 < resident <= asked
+
+
 def test_a_revoked_node_is_revoked_for_everybody(cluster, tmp_path):
     simulator(cluster, "kubenclave", "sim", "tcb", "revoked", "--state", STATE)
     try:
         content = quote(cluster, "quoter")
-        cluster.wait(lambda: verify(cluster, tmp_path, content)[1].get("code") == "pck.revoked", 30, "revocation")
+        cluster.wait(lambda: verify(cluster, tmp_path, content) == "pck.revoked", 30, "revocation")
     finally:
         simulator(cluster, "kubenclave", "sim", "tcb", "up-to-date", "--state", STATE)
-    cluster.wait(lambda: verify(cluster, tmp_path, content)[0] == 0, 30, "the node to be good again")
+    cluster.wait(lambda: verify(cluster, tmp_path, content) == "UpToDate", 30, "the node to be good again")
 
 
 def test_the_simulator_comes_back_as_the_same_platform_also_without_the_issuer(cluster, tmp_path):
@@ -144,7 +159,7 @@ def test_the_simulator_comes_back_as_the_same_platform_also_without_the_issuer(c
     try:
         cluster.kubectl("rollout", "status", "daemonset/kubenclave-simulator", "-n", NAMESPACE, "--timeout=60s")
         content = cluster.wait(lambda: quote(cluster, "quoter"), 60, "quotes again", NAMESPACE)
-        assert verify(cluster, tmp_path, content)[0] == 0
+        assert verify(cluster, tmp_path, content) == "UpToDate"
         assert cluster.node("sgx-1").run("cat", f"{STATE}/issued.json") == issued
     finally:
         cluster.kubectl("scale", "deployment/kubenclave-issuer", "--replicas=1", "-n", NAMESPACE)
@@ -154,10 +169,10 @@ def test_the_simulator_comes_back_as_the_same_platform_also_without_the_issuer(c
 @pytest.mark.parametrize("account", ["default", "kubenclave-simulator"])
 def test_the_issuer_serves_tokens_of_simulators_on_nodes_alone(cluster, tmp_path, account):
     """A token of another account is refused, and so is one of the right account that no node's pod holds."""
-    address = cluster.get("service", "kubenclave-issuer", NAMESPACE)["spec"]["clusterIP"]
+    (pod,) = component(cluster, "issuer")
     token = cluster.kubectl("create", "token", account, "-n", NAMESPACE, f"--audience={AUDIENCE}")
     (tmp_path / "token").write_text(token)
-    issuer = IssuerAddress(address, 8080, tmp_path / "token")
+    issuer = IssuerAddress(pod["status"]["podIP"], 8080, tmp_path / "token")
     with pytest.raises(PlatformError) as caught:
         fetch(issuer, request_of(PlatformState.new(own_root=False)))
     assert "403 not a simulator of this cluster" in str(caught.value)

@@ -63,7 +63,7 @@ class CertificateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True
                 return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + point)
         except ValueError:
             pass
-        raise _malformed("request to the issuer", f"keys.{tcb}", "x and y of a point of P-256 in hex")
+        raise _malformed("request to the issuer", f"keys[{tcb}]", "x and y of a point of P-256 in hex")
 
     def to_json(self) -> bytes:
         """Return the document."""
