@@ -88,8 +88,8 @@ def table(epc_mode: str) -> dict[str, str]:
     }
 
 
-def asks(containers: str, *, container: str = "c", more: Iterable[str] = ()) -> str:
-    """Return those of ``containers``, an expression of a list, that ask for SGX, each with what it asks for.
+def asked(containers: str, *, container: str = "c", more: Iterable[str] = ()) -> str:
+    """Return the list ``containers``, an expression, as what each asks for: its name, limits and requests.
 
     ``container`` is the Container in one entry ``c`` of that list, ``more`` are further members of the result.
     """
@@ -100,8 +100,7 @@ def asks(containers: str, *, container: str = "c", more: Iterable[str] = ()) -> 
         *(f'"{name}": dyn(c.{name})' for name in more),
     ]
     inner = ",\n  ".join(members)
-    listed = names(SGX_RESOURCES)
-    return f"({containers}).map(c, {{\n  {inner}\n}}).filter(c,\n  {listed}.exists(r, r in c.limits))\n"
+    return f"({containers}).map(c, {{\n  {inner}\n}})\n"
 
 
 def positive(resource: str) -> str:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mutating half of admission as a policy of Kubernetes >= 1.36: one JSON patch for each rule, in the rules' order.
+"""The mutating half of admission as a policy of Kubernetes >= 1.36: a JSON patch, each rule a part of it.
 
+One patch for all rules, since the API server encodes and decodes the pod anew for each patch: six took 3 ms longer.
 It changes what can be meant and leaves the rest for the validating half, and the API server, to refuse with a reason.
 """
 
+from textwrap import indent
 from typing import Final
 
 from kubenclave.cluster.admission.table import (
@@ -22,67 +24,82 @@ _AESM_PATTERN: Final = f'"^({"|".join(AESM_PATHS)})/*$"'
 _VOLUMES: Final = "object.spec.?volumes.orValue([])"
 _TOLERATIONS: Final = "object.spec.?tolerations.orValue([])"
 
+_MOUNTS: Final = "c.own.?volumeMounts.orValue([])"
+
 # A mount of the AESM directory at the place to which the enclave device brings it anyway.
 _BROUGHT: Final = (
     f'm.name in variables.aesmVolumes && m.mountPath.matches({_AESM_PATTERN}) && m.?subPath.orValue("") == ""'
 )
+_ASKS: Final = f"{cel.names(SGX_RESOURCES)}.exists(r, {cel.positive('r')})"
 
 
 def variables(settings: Settings) -> dict[str, str]:
-    """Return what the mutations share. Each mutation sees them as the one before it has left the pod."""
-    return {**cel.table(settings.epc_mode), "granted": settings.granted, **_of_containers(), **_of_pod()}
+    """Return what the parts of the patch share."""
+    return {
+        **cel.table(settings.epc_mode),
+        "unit": "variables.units[variables.canonical]",
+        "granted": settings.granted,
+        **_of_containers(),
+        **_of_pod(),
+    }
+
+
+def patch() -> str:
+    """Return the patch, an expression of a list of ``JSONPatch``."""
+    parts = (_resources(), _quotes(), _mounts(), _volumes(), _tolerate(), _total())
+    return " + ".join(f"(\n{indent(part, '  ')})" for part in parts) + "\n"
 
 
 def _of_containers() -> dict[str, str]:
-    """Return containers that ask for SGX (all, with amounts that can be, with one meaning), and the pod's total.
-
-    The total is as the scheduler counts: main containers and sidecars together, or one init container and the sidecars
-    before it.
-    """
+    """Return all containers, those that ask for SGX, and those of which one amount of EPC is meant."""
     places = " +\n  ".join(
         f'lists.range(size({containers})).map(i, {{"path": dyn("/spec/{name}/" + string(i)), "own": {containers}[i]}})'
         for name, containers in (("initContainers", cel.INIT_CONTAINERS), ("containers", cel.CONTAINERS))
     )
     return {
-        "named": cel.asks(places, container="c.own", more=("path", "own")),
-        "asks": f"variables.named.filter(c, {cel.names(SGX_RESOURCES)}.exists(r, {cel.positive('r')}))",
-        "sensible": cel.lines(f"""
+        "containers": cel.asked(places, container="c.own", more=("path", "own")),
+        "asks": f"variables.containers.filter(c, {_ASKS})",
+        "meant": cel.lines(f"""
             variables.asks.filter(c,
               {cel.NAMED}.all(r, {cel.SENSIBLE}) &&
               variables.dialects.filter(r, r in c.requests).all(r,
-                r in c.limits && quantity(c.requests[r]).compareTo(quantity(c.limits[r])) == 0))
-        """),
-        "meant": cel.lines(f"""
-            variables.sensible.map(c, {{
+                r in c.limits && quantity(c.requests[r]).compareTo(quantity(c.limits[r])) == 0)
+            ).map(c, {{
               "name": c.name, "path": c.path, "limits": c.limits, "own": c.own,
               "bytes": dyn({cel.NAMED}.map(r, {cel.BYTES}))
             }}).filter(c, size(c.bytes) > 0 && c.bytes.all(b, b == c.bytes[0]))
-        """),
-        "initBytes": f"{cel.INIT_CONTAINERS}.map(c, {cel.SIZE})",
-        "sidecars": f"{cel.INIT_CONTAINERS}.map(c, {cel.SIDECAR})",
-        "total": cel.lines(f"""
-            (
-              lists.range(size(variables.initBytes)).map(i,
-                variables.initBytes[i] +
-                lists.range(i).filter(j, variables.sidecars[j]).map(j, variables.initBytes[j]).sum()) +
-              [
-                {cel.CONTAINERS}.map(c, {cel.SIZE}).sum() +
-                {cel.INIT_CONTAINERS}.filter(c, {cel.SIDECAR}).map(c, {cel.SIZE}).sum()
-              ]
-            ).max()
         """),
     }
 
 
 def _of_pod() -> dict[str, str]:
-    """Return what the pod itself says, and what it lacks or has too much."""
+    """Return the EPC of the whole pod, and what the pod lacks or has too much.
+
+    The total is as the scheduler counts: main containers and sidecars together, or one init container and the sidecars
+    before it. ``sizes`` has the init containers first.
+    """
     return {
+        "sizes": cel.lines(f"""
+            variables.containers.map(c,
+              ([0] + {cel.NAMED}.filter(r, {cel.SENSIBLE}).map(r,
+                ({cel.BYTES} + variables.unit - 1) / variables.unit * variables.unit)).max())
+        """),
+        "sidecars": f"{cel.INIT_CONTAINERS}.map(c, {cel.SIDECAR})",
+        "total": cel.lines("""
+            (
+              lists.range(size(variables.sidecars)).map(i,
+                variables.sizes[i] +
+                lists.range(i).filter(j, variables.sidecars[j]).map(j, variables.sizes[j]).sum()) +
+              [lists.range(size(variables.sizes)).filter(i,
+                i >= size(variables.sidecars) || variables.sidecars[i]).map(i, variables.sizes[i]).sum()]
+            ).max()
+        """),
         "said": f'{cel.ANNOTATIONS}[?{cel.text(TOTAL_ANNOTATION)}].orValue("")',
         "aesmVolumes": f'{_VOLUMES}.filter(v, v.?hostPath.?path.orValue("").matches({_AESM_PATTERN})).map(v, v.name)',
         "idleVolumes": cel.lines(f"""
             variables.aesmVolumes.filter(n,
-              !({cel.CONTAINERS} + {cel.INIT_CONTAINERS}).exists(c,
-                c.?volumeMounts.orValue([]).exists(m, m.name == n)))
+              !variables.containers.exists(c, {_MOUNTS}.exists(m,
+                m.name == n && !({_BROUGHT} && {_ASKS}))))
         """),
         "untolerated": cel.lines(f"""
             {cel.names(TOLERATED)}.filter(k, !{_TOLERATIONS}.exists(t,
@@ -91,11 +108,6 @@ def _of_pod() -> dict[str, str]:
               t.?effect.orValue("") in ["", "NoSchedule"]))
         """),
     }
-
-
-def mutations() -> tuple[str, ...]:
-    """Return the patches, each an expression of a list of ``JSONPatch``."""
-    return (_resources(), _quotes(), _mounts(), _volumes(), _tolerate(), _total())
 
 
 def _resources() -> str:
@@ -107,8 +119,7 @@ def _resources() -> str:
               JSONPatch{{op: "remove", path: c.path + "/resources/" + k + "/" + jsonpatch.escapeKey(r)}}
             ) + ([
               {{"name": variables.canonical,
-               "amount": string((c.bytes[0] + variables.units[variables.canonical] - 1)
-                 / variables.units[variables.canonical])}},
+               "amount": string((c.bytes[0] + variables.unit - 1) / variables.unit)}},
               {{"name": "{ENCLAVE_RESOURCE}", "amount": "1"}}
             ] + ({cel.PROVIDES} && variables.granted ? [{{"name": "{PROVISION_RESOURCE}", "amount": "1"}}] : [])
             ).filter(w, !(w.name in c.own.resources[k])).map(w,
@@ -139,14 +150,13 @@ def _quotes() -> str:
 
 def _mounts() -> str:
     """Remove mounts of the host's AESM directory: the enclave device brings it, also where hostPath is forbidden."""
-    mounts = "c.own.?volumeMounts.orValue([])"
     return cel.lines(f"""
         variables.asks.filter(c,
-          {mounts}.exists(m, {_BROUGHT})
+          {_MOUNTS}.exists(m, {_BROUGHT})
         ).map(c, JSONPatch{{
           op: "add",
           path: c.path + "/volumeMounts",
-          value: {mounts}.filter(m, !({_BROUGHT}))
+          value: {_MOUNTS}.filter(m, !({_BROUGHT}))
         }})
     """)
 

@@ -42,9 +42,7 @@ def mutating_objects(settings: Settings) -> list[Object]:
         },
         "matchConditions": [_asks_for_sgx()],
         "variables": _variables(mutating.variables(settings)),
-        "mutations": [
-            {"patchType": "JSONPatch", "jsonPatch": {"expression": expression}} for expression in mutating.mutations()
-        ],
+        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": mutating.patch()}}],
     }
     return [
         _object("MutatingAdmissionPolicy", "kubenclave-mutate", spec, settings),

@@ -24,7 +24,7 @@ _ENCLAVE: Final = cel.text(ENCLAVE_RESOURCE)
 
 def shared(settings: Settings) -> dict[str, str]:
     """Return the variables of every validating policy."""
-    return {**cel.table(settings.epc_mode), "asks": cel.asks(_EVERY)}
+    return {**cel.table(settings.epc_mode), "containers": cel.asked(_EVERY)}
 
 
 def rules(settings: Settings) -> dict[str, str]:
@@ -32,7 +32,7 @@ def rules(settings: Settings) -> dict[str, str]:
     return {
         **shared(settings),
         "sized": cel.lines(f"""
-            variables.asks.map(c, {{
+            variables.containers.map(c, {{
               "name": c.name, "limits": c.limits,
               "named": dyn({cel.NAMED}),
               "bad": dyn({cel.NAMED}.filter(r, !({cel.SENSIBLE}))),
@@ -71,7 +71,7 @@ def provision(settings: Settings) -> dict[str, str]:
     return {
         **shared(settings),
         "granted": settings.granted,
-        "holders": f"variables.asks.filter(c, ({by_name}) || ({by_annotation}))",
+        "holders": f"variables.containers.filter(c, ({by_name}) || ({by_annotation}))",
         "findings": cel.lines(f"""
             variables.granted ? [] : variables.holders.map(c,
               {_of(table.PROVISION_REFUSED, _PROVISION, found)}
@@ -87,7 +87,7 @@ def advice(settings: Settings) -> dict[str, str]:
     return {
         **shared(settings),
         "findings": cel.lines(f"""
-            variables.asks.filter(c, {uncounted}).map(c,
+            variables.containers.filter(c, {uncounted}).map(c,
               "container " + c.name + ": " + {_DEVICE}[0] + {cel.text(f": {table.UNCOUNTED}")}
             ) +
             ({known} ? [] : [{cel.text(table.UNKNOWN_PROVIDER)} + variables.provider])
