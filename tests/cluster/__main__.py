@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--version", default=LINES[0], choices=LINES, help=f"Kubernetes line ({LINES[0]})")
     parser.add_argument("--all-versions", action="store_true", help="on every line; on older ones what is marked so")
     parser.add_argument("--nodes", default="sgx-1,plain-1", help="names of the nodes (sgx-1,plain-1)")
-    parser.add_argument("--keep-logs", action="store_true", help="leave the logs when it ends")
+    parser.add_argument("--keep-logs", action="store_true", help="leave the logs when it ends, not only when it fails")
     parser.add_argument("arguments", nargs="*", help="after --: of pytest; with --enter the command")
     options = parser.parse_args()
     if options.enter is not None:
@@ -45,7 +45,7 @@ def main() -> int:
     with phase("image of this checkout"):  # needs a package index, which nothing inside an enclosure reaches
         pythonimage.kubenclave()
     if options.hold:
-        return enclose.run([sys.executable, "-m", "tests.cluster", *sys.argv[1:]], keep=options.keep_logs)
+        return enclose.run([sys.executable, "-m", "tests.cluster", *sys.argv[1:]], keep_logs=options.keep_logs)
     return _test(options)
 
 
@@ -59,7 +59,7 @@ def _test(options: argparse.Namespace) -> int:
         marked = []
         if options.all_versions and version != LINES[0]:
             marked = ["-m", f"kubernetes_{version.replace('.', '_')}"]
-        code = enclose.run([sys.executable, *command, *marked], keep=options.keep_logs)
+        code = enclose.run([sys.executable, *command, *marked], keep_logs=options.keep_logs or None)
         if marked and code == pytest.ExitCode.NO_TESTS_COLLECTED:
             code = 0
         if code:

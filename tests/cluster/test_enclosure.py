@@ -7,6 +7,7 @@ The enclosures of these tests are made within the one that the tests run in, wit
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,8 @@ def held():
 def test_nothing_remains_of_a_cluster_whose_front_is_killed(held, number):
     front, run = held
     assert len(remains(run)) > 5
+    # Nor did its network ever meet that of who started it.
+    assert "kubenclave0" not in subprocess.run(["ip", "link"], capture_output=True, text=True, check=True).stdout
     front.send_signal(number)
     deadline = time.monotonic() + 30
     while remains(run) and time.monotonic() < deadline:
@@ -61,6 +64,27 @@ def test_nothing_remains_of_a_cluster_whose_front_is_killed(held, number):
     assert remains(run) == []
 
 
-@pytest.mark.usefixtures("held")
-def test_the_network_of_a_cluster_is_not_that_of_who_started_it():
-    assert "kubenclave0" not in subprocess.run(["ip", "link"], capture_output=True, text=True, check=True).stdout
+def enclosed(script: str) -> tuple[int, Path]:
+    """Run a shell script in an enclosure; return its exit code and the run's folder."""
+    program = f"from tests.cluster.harness import enclose\nraise SystemExit(enclose.run(['sh', '-c', {script!r}]))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    return done.returncode, Path(done.stdout.strip())
+
+
+@pytest.mark.parametrize(("end", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -KILL $$", 137)])
+def test_a_run_ends_as_its_command_does_and_leaves_logs_only_of_a_failure(end, code):
+    found, folder = enclosed(f"mkdir ${enclose.RUN}/logs && echo ${enclose.RUN} && {end}")
+    assert found == code
+    assert [path.name for path in folder.glob("*")] == (["logs"] if code else [])
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_run_whose_janitor_was_killed_is_cleaned_up_by_the_next():
+    _code, folder = enclosed(f"echo ${enclose.RUN}")
+    folder.mkdir()
+    (folder / "lock").touch()
+    groups = [root / folder.name for root in enclose.hierarchies()]
+    for group in groups:
+        group.mkdir()
+    enclosed("true")
+    assert not any(path.exists() for path in (folder, *groups))

@@ -35,6 +35,8 @@ CGROUPS: Final = Path("/sys/fs/cgroup")
 NAMESPACES: Final = ("--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child=KILL", "--mount-proc")
 _PATIENCE: Final = 30.0
 _GRACE: Final = 5
+_KEEP: Final = b"keep logs"
+_KEPT: Final = 24 * 3600
 
 
 def folder() -> Path | None:
@@ -50,8 +52,12 @@ def hierarchies() -> list[Path]:
     return [path for path in sorted(CGROUPS.iterdir()) if path.is_dir() and not path.is_symlink()]
 
 
-def run(command: list[str], *, keep: bool = False) -> int:
-    """Run ``command`` enclosed and return its exit code (128 + n for signal n). ``keep`` leaves the logs/ folder."""
+def run(command: list[str], *, keep_logs: bool | None = None) -> int:
+    """Run ``command`` enclosed and return its exit code (128 + n for signal n).
+
+    The logs/ folder of the run is left with ``keep_logs``, or unless that is False when the code is not 0; a later run
+    removes it after a day.
+    """
     sweep()
     place = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{secrets.token_hex(3)}-"))
     place.chmod(0o755)
@@ -59,7 +65,7 @@ def run(command: list[str], *, keep: bool = False) -> int:
     assert lock is not None
     reading, writing = os.pipe()
     janitor = subprocess.Popen(
-        [sys.executable, __file__, "janitor", str(place), str(reading), "keep" if keep else "remove"],
+        [sys.executable, __file__, "janitor", str(place), str(reading)],
         pass_fds=[reading, lock],  # the lock is held as long as the janitor lives
         start_new_session=True,
     )
@@ -81,8 +87,12 @@ def run(command: list[str], *, keep: bool = False) -> int:
     signal.signal(signal.SIGALRM, end)
     signal.signal(signal.SIGINT, lambda *_: signal.alarm(_GRACE))
     code = inside.wait()
+    if keep_logs or (code and keep_logs is None):
+        os.write(writing, _KEEP)
     os.close(writing)
     janitor.wait()
+    if (place / "logs").exists():
+        sys.stderr.write(f"    logs are kept for a day in {place / 'logs'}\n")
     return 128 - code if code < 0 else code
 
 
@@ -104,33 +114,36 @@ def enter(place: Path, first: int, command: list[str]) -> None:
     os.execvpe("nsenter", ["nsenter", *options, "--", *command], environment)
 
 
-def _janitor(place: Path, reading: int, *, keep: bool) -> None:
+def _janitor(place: Path, reading: int) -> None:
     """Wait for the front's end, then kill what is left inside and remove the run's cgroups and folder."""
+    said = b""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    with os.fdopen(reading) as pipe:
+    with os.fdopen(reading, "rb") as pipe:
         line = pipe.readline()
         with contextlib.suppress(ProcessLookupError, ValueError):
             unshare = os.pidfd_open(int(line))
-            pipe.read()
+            said = pipe.read()
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(unshare, signal.SIGKILL)
-    clean(place, keep=keep)
+    clean(place, keep_logs=said == _KEEP)
 
 
-def clean(place: Path, *, keep: bool = False) -> None:
+def clean(place: Path, *, keep_logs: bool = False) -> None:
     """Remove the run's cgroups and folder; its processes have been killed and may take a moment to go."""
     deadline = time.monotonic() + _PATIENCE
     groups = [root / place.name for root in hierarchies()]
     while (groups := [group for group in groups if not _remove_cgroup(group)]) and time.monotonic() < deadline:
         time.sleep(0.05)
-    while place.exists():
-        if keep and (place / "logs").is_dir():
-            for path in place.iterdir():
-                if path.name != "logs":
-                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
-            return
-        shutil.rmtree(place, ignore_errors=time.monotonic() < deadline)
+    kept = {"logs"} if keep_logs else set()
+    while {path.name for path in place.glob("*")} - kept:
+        for path in place.iterdir():
+            if path.is_dir() and path.name not in kept:
+                shutil.rmtree(path, ignore_errors=time.monotonic() < deadline)
+            elif not path.is_dir():
+                path.unlink()
+    with contextlib.suppress(OSError):
+        place.rmdir()
 
 
 def _remove_cgroup(group: Path) -> bool:
@@ -148,11 +161,13 @@ def _remove_cgroup(group: Path) -> bool:
 
 
 def sweep() -> None:
-    """Clean up after runs whose janitor was killed or lost its machine."""
+    """Clean up after runs whose janitor was killed or lost its machine, and remove logs that are a day old."""
     for place in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         if (lock := _lock(place)) is not None:
             clean(place)
             os.close(lock)
+        elif not (place / "lock").exists() and time.time() - place.stat().st_mtime > _KEPT:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _lock(place: Path, *, create: bool = False) -> int | None:
@@ -182,4 +197,4 @@ def _inside(command: list[str]) -> int:
 if __name__ == "__main__":
     if sys.argv[1] == "inside":
         raise SystemExit(_inside(sys.argv[2:]))
-    _janitor(Path(sys.argv[2]), int(sys.argv[3]), keep=sys.argv[4] == "keep")
+    _janitor(Path(sys.argv[2]), int(sys.argv[3]))
