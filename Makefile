@@ -11,7 +11,7 @@ STRICT  := src/kubenclave/sgx/*,src/kubenclave/wire/*,src/kubenclave/dcap/*
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check pytest coverage wheel-test cluster-tools test-cluster cluster fuzz bench bench-cluster vectors proto lock clean
+.PHONY: help demo test check pytest coverage wheel-test cluster-tools test-cluster cluster fuzz bench bench-cluster vectors proto policies lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -80,6 +80,9 @@ vectors: $(DEV) ## make the project's own vectors anew (they are checked in)
 
 proto: $(DEV) ## make src/kubenclave/_proto anew (it is checked in)
 	@$(BIN)/python tools/generate_proto.py
+
+policies: $(DEV) ## write the chart's admission policies anew out of the rule table (they are checked in)
+	@$(BIN)/python tools/generate_policies.py
 
 LOCK := .cache/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-emit-index-url --no-emit-find-links pyproject.toml

@@ -10,7 +10,8 @@ import yaml
 from kubenclave.cli.main import run
 from kubenclave.cluster.admission import DIALECTS, EnclaveWithoutEpc, EpcMode, Grants, Rules
 from kubenclave.cluster.admission.table import Refusal
-from kubenclave.cluster.policies import ASKS_FOR_SGX, Settings, cel, mutating_objects, validating_objects
+from kubenclave.cluster.exporter import daemon as exporter
+from kubenclave.cluster.policies import ASKS_FOR_SGX, LARGEST_KEY, Settings, cel, mutating_objects, validating_objects
 from kubenclave.cluster.policies.render import chart_files, to_yaml
 from tests.chart import CHART, NAMESPACE, helm, render
 
@@ -37,7 +38,7 @@ def expressions(one):
 def test_the_templates_of_the_chart_are_those_of_the_table():
     folder = CHART / "templates" / "admission"
     checked_in = {path.name: path.read_text() for path in folder.glob("*.yaml") if path.name in chart_files()}
-    assert checked_in == chart_files(), "run tools/generate_policies.py"
+    assert checked_in == chart_files(), "make policies"
 
 
 @pytest.mark.skipif(helm() is None, reason="Helm is not built: make cluster-tools")
@@ -131,6 +132,10 @@ def test_no_expression_is_taken_for_a_template_by_helm():
 def test_in_our_own_namespace_nobody_can_grant_the_provisioning_key():
     assert f"{NAMESPACE}/intruder" not in SETTINGS.allowed
     assert f"{NAMESPACE}/kubenclave-quote-helper" in SETTINGS.allowed
+
+
+def test_the_exporter_writes_what_the_warning_reads():
+    assert exporter.LARGEST == LARGEST_KEY
 
 
 def test_expressions_of_many_lines_stay_readable():
