@@ -6,12 +6,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cluster.harness import enclose
 from tests.cluster.harness.cluster import LINE, LINES, Cluster
-from tests.cluster.harness.progress import say
+from tests.cluster.harness.progress import phase, say
+from tests.cluster.harness.tidy import tidy
 
 
 class _NotHere(pytest.Module):
@@ -38,6 +40,25 @@ def cluster() -> Iterator[Cluster]:
     made.start()
     yield made
     made.stop()
+
+
+@pytest.fixture(scope="session")
+def nodes_before(cluster: Cluster) -> dict[str, dict[str, Any]]:
+    """The Node objects of a cluster in which nothing has been done yet."""
+    return {name: cluster.get("node", name) for name in cluster.nodes}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tidied(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let no module inherit what a failed one before it left behind."""
+    failed = request.session.testsfailed
+    mine = [item for item in request.session.items if item.getparent(pytest.Module) is request.node]
+    on_cluster = any("cluster" in getattr(item, "fixturenames", ()) for item in mine)
+    before = request.getfixturevalue("nodes_before") if on_cluster else {}
+    yield
+    if before and request.session.testsfailed > failed:
+        with phase("tidied up after a failure"):
+            tidy(request.getfixturevalue("cluster"), before)
 
 
 @pytest.hookimpl(wrapper=True)

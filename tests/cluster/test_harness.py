@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.parts import HarnessError
+from tests.cluster.harness.tidy import tidy
 
 BUSYBOX = "kubenclave.test/busybox:test"
 OURS = "kubenclave.test/kubenclave:test"
@@ -159,3 +161,22 @@ def test_a_failure_tells_of_unhappy_pods_and_the_ends_of_logs(cluster: Cluster):
     for word in ("pod default/unhappy to be Running", "didn't match Pod's node affinity", "kube-scheduler.log"):
         assert word in told
     cluster.delete("pod", "unhappy")
+
+
+def test_what_a_failed_test_left_is_tidied_up(cluster: Cluster, nodes_before):
+    cluster.kubectl("create", "namespace", "left")
+    cluster.kubectl("create", "configmap", "left", "-n", "left")
+    cluster.kubectl("label", "node", "sgx-1", "left=true")
+    cluster.kubectl("taint", "node", "sgx-1", "left=true:NoSchedule")
+    epc = {"status": {"capacity": {"left.example/epc": "1"}}}
+    cluster.kubectl("patch", "node", "sgx-1", "--subresource=status", "--type=merge", "-p", json.dumps(epc))
+    cluster.apply(pod("left", "sleep", "1000", tolerations=[{"operator": "Exists"}]))
+    cluster.nodes["plain-1"].stop_kubelet()
+    cluster.stop_apiserver()
+    tidy(cluster, nodes_before)
+    node = cluster.get("node", "sgx-1")
+    assert "left" not in node["metadata"]["labels"]
+    assert "taints" not in node["spec"]
+    assert not [name for name in node["status"]["allocatable"] if name.startswith("left")]
+    assert not [item for item in cluster.items("namespaces", "") if item["metadata"]["name"] == "left"]
+    assert not cluster.items("pods")
