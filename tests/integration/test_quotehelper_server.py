@@ -121,7 +121,7 @@ def test_peers_are_told_apart_by_their_process(short_tmp):
     run(dialogue)
 
 
-def test_a_process_outside_of_our_namespace_goes_by_its_user(short_tmp):
+def test_a_process_that_cannot_be_told_from_others_goes_by_its_user(short_tmp):
     async def dialogue() -> None:
         async with rig(short_tmp) as one:
             one.keep = True
@@ -130,7 +130,9 @@ def test_a_process_outside_of_our_namespace_goes_by_its_user(short_tmp):
             connection = one.kept[0]
 
             class Foreign:
-                def getsockopt(self, *_: int) -> bytes:
+                def getsockopt(self, _level: int, _option: int, size: int = 0) -> bytes:
+                    if not size:
+                        raise OSError(errno.ENOPROTOOPT, "no SO_PEERPIDFD")
                     return struct.pack("=iII", 0, 1000, 1000)
 
             real = connection.socket

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unix sockets by path: where they are, made without a moment in which they are absent or too open, and recognised."""
 
+import functools
 import os
 import socket
 import stat
@@ -34,6 +35,8 @@ PROVISION_SOCKET: Final = f"{PROVISION_FOLDER}/cpu.sock"
 PROVISION_SOCKET_VARIABLE: Final = "KUBENCLAVE_SIM_PROVISION"
 """Environment variable that names another socket for enclaves with the provisioning key."""
 
+_SO_PEERPIDFD: Final = 77  # asm-generic/socket.h, Linux 6.5
+_BEYOND_PROCESS_IDS: Final = 1 << 32
 _CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred
 
 Identity = tuple[int, int, int]
@@ -142,3 +145,35 @@ def peer(connection: socket.socket) -> tuple[int, int]:
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _gid = _CREDENTIALS.unpack(data)
     return pid, uid
+
+
+def process(connection: socket.socket) -> int:
+    """Return a number for the process at the other end, 0 where it cannot be told from others. Raises OSError.
+
+    It is the process id; for a process outside of our PID namespace, as in another container, it is a number that no
+    process id is, by its pidfd. That needs Linux 6.9, before which all pidfds look the same.
+    """
+    pid, _uid = peer(connection)
+    return pid or _outside(connection)
+
+
+def _outside(connection: socket.socket) -> int:
+    try:
+        descriptor = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError:
+        return 0
+    try:
+        status = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    return 0 if status.st_dev == _anonymous_device() else _BEYOND_PROCESS_IDS + status.st_ino
+
+
+@functools.cache
+def _anonymous_device() -> int:
+    """Return the device of descriptors that have no inode of their own."""
+    descriptor = os.eventfd(0)
+    try:
+        return os.fstat(descriptor).st_dev
+    finally:
+        os.close(descriptor)

@@ -14,7 +14,7 @@ class Caller(Protocol):
 
     @property
     def peer(self) -> int:
-        """Process id; negative for a process that cannot be seen from here."""
+        """A number for its process; negative where it cannot be told from others."""
 
     def answer(self, frame: bytes | None) -> None:
         """Send the one reply, or close without."""

@@ -57,10 +57,9 @@ class Connection:
 
     @property
     def peer(self) -> int:
-        """Process id of the peer; -1 - user id when the process is outside of our PID namespace."""
+        """What tells the peer's process from others (``sockets.process``); -1 - user id where nothing does."""
         if self._peer is None:
-            pid, uid = sockets.peer(self.socket)
-            self._peer = pid or -1 - uid
+            self._peer = sockets.process(self.socket) or -1 - sockets.peer(self.socket)[1]
         return self._peer
 
     def answer(self, frame: bytes | None) -> None:

@@ -55,11 +55,11 @@ class _Connection:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     enclave: CpuEnclave
-    pid: int = field(init=False)
+    peer: int = field(init=False)
     refused: bool = False
 
     def __post_init__(self) -> None:
-        self.pid = _peer(self.writer)
+        self.peer = _peer(self.writer)
 
     def abort(self) -> None:
         """Close without a word; its reader sees the end of the stream."""
@@ -130,16 +130,16 @@ class CpuServer:
 
     def _admit(self, new: _Connection) -> bool:
         """Make room for a connection, first from those that are no enclaves; tell whether there is any."""
-        if new.pid and self._processes[new.pid] >= self._limits.per_process:
-            _log.warning("connection.refused", pid=new.pid, reason="too many of one process")
+        if new.peer and self._processes[new.peer] >= self._limits.per_process:
+            _log.warning("connection.refused", peer=new.peer, reason="too many of one process")
             return False
         if len(self._connections) >= self._limits.connections:
             idle = next((one for one in self._connections if not one.enclave.created), None)
             if idle is None:
-                _log.warning("connection.refused", pid=new.pid, reason="too many enclaves")
+                _log.warning("connection.refused", peer=new.peer, reason="too many enclaves")
                 return False
             self._forget(idle)
-        self._processes[new.pid] += 1
+        self._processes[new.peer] += 1
         return True
 
     def _forget(self, connection: _Connection) -> None:
@@ -148,13 +148,13 @@ class CpuServer:
             return
         del self._connections[connection]
         self._arriving.pop(connection, None)
-        self._processes[connection.pid] -= 1
-        if not self._processes[connection.pid]:
-            del self._processes[connection.pid]
+        self._processes[connection.peer] -= 1
+        if not self._processes[connection.peer]:
+            del self._processes[connection.peer]
         held = connection.enclave.held
         connection.enclave.end()
         if held:
-            _log.info("enclave.ended", pid=connection.pid, pages=held, free=self._cpu.epc.free)
+            _log.info("enclave.ended", peer=connection.peer, pages=held, free=self._cpu.epc.free)
         connection.writer.close()
         if connection.writer.transport.get_write_buffer_size():
             asyncio.get_running_loop().call_later(self._limits.frame_seconds, connection.abort)
@@ -217,7 +217,7 @@ class CpuServer:
             if not connection.refused:  # one line for each connection: peers do not fill our log
                 connection.refused = True
                 op = simcpu.op_of(request).name
-                _log.info("request.refused", pid=connection.pid, op=op, code=error.answer.name, reason=error.message)
+                _log.info("request.refused", peer=connection.peer, op=op, code=error.answer.name, reason=error.message)
             return simcpu.refusal(error.answer, error.message)
         return Reply(Code.SUCCESS, result)
 
@@ -271,7 +271,7 @@ def _log_enclave(connection: _Connection) -> None:
     assert secs is not None, "EINIT has succeeded"
     _log.info(
         "enclave.initialised",
-        pid=connection.pid,
+        peer=connection.peer,
         mr_enclave=secs.mr_enclave.hex(),
         mr_signer=secs.mr_signer.hex(),
         isv_prod_id=secs.isv_prod_id,
@@ -282,8 +282,8 @@ def _log_enclave(connection: _Connection) -> None:
 
 
 def _peer(writer: asyncio.StreamWriter) -> int:
-    """Return the peer's process id, 0 when it is outside of our PID namespace or has left."""
+    """Return a number for the peer's process, 0 when it cannot be told from others or has left."""
     try:
-        return sockets.peer(writer.get_extra_info("socket"))[0]
+        return sockets.process(writer.get_extra_info("socket"))
     except OSError:
         return 0
