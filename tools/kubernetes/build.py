@@ -93,21 +93,23 @@ TOOLS = {
 }  # fmt: skip
 
 
-# A file of each Debian package that a cluster needs, and the package.
+# A program of each Debian package that a cluster needs, and the package.
 PACKAGES = {
-    "/usr/bin/etcd": "etcd-server",
-    "/usr/sbin/runc": "runc",
-    "/usr/lib/cni/bridge": "containernetworking-plugins",
-    "/bin/busybox": "busybox-static",
-    "/usr/sbin/iptables": "iptables",
-    "/bin/ip": "iproute2",
-    "/usr/bin/nsenter": "util-linux",
+    "etcd": "etcd-server",
+    "runc": "runc",
+    "host-local": "containernetworking-plugins",
+    "busybox": "busybox-static",
+    "iptables": "iptables",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
 }
+PROGRAMS = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/cni"
+"""Where Debian puts them."""
 
 
 def missing_packages() -> list[str]:
-    """Name the packages of which there is no file."""
-    return [package for file, package in PACKAGES.items() if not Path(file).exists()]
+    """Name the packages whose program is not there."""
+    return [package for program, package in PACKAGES.items() if not shutil.which(program, path=PROGRAMS)]
 
 
 def install_packages() -> str | None:
