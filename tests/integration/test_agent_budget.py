@@ -5,17 +5,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kubenclave._proto import deviceplugin_pb2 as pb
 from kubenclave.platform.simulated.places import cpu_socket, provision_socket
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE, PROVISION_RESOURCE
+from tests.integration.fake_api import FakeApi
 from tests.integration.grpc_kubelet import GrpcKubelet
 from tests.integration.test_node_agent import get
+from tests.node_objects import new_node
 from tests.programs import resident, unmeasured
 from tests.waiting import eventually
 
@@ -49,8 +52,8 @@ def ended(child: subprocess.Popen[str]) -> Iterator[None]:
             child.kill()
 
 
-def measure(folder: Path, *more: str) -> tuple[int, list[str]]:
-    """Return resident memory at rest and the loaded modules of an agent that a kubelet holds."""
+def measure(folder: Path, *more: str, settled: Callable[[], object] = lambda: True) -> tuple[int, list[str]]:
+    """Return resident memory at rest and the loaded modules of an agent that a kubelet holds, once it has settled."""
     plugins = folder / "plugins"
     plugins.mkdir()
     words = ["--plugin-dir", str(plugins), "--status-socket", str(folder / "a.sock"), "--aesm-dir", str(folder), *more]
@@ -59,6 +62,7 @@ def measure(folder: Path, *more: str) -> tuple[int, list[str]]:
         client = kubelet.wait(ENCLAVE_RESOURCE)
         kubelet.wait(PROVISION_RESOURCE)
         eventually(lambda: get(folder / "a.sock", "/readyz")[0] == 200)
+        eventually(settled)
         one = pb.ContainerAllocateRequest(devices_ids=["enclave-0"])
         for _ in range(20):
             client.call("Allocate", pb.AllocateRequest(container_requests=[one]), pb.AllocateResponse)
@@ -77,8 +81,8 @@ def check(memory: int, modules: list[str], limit: int = MAX_MODULES) -> None:
     assert memory <= MAX_RESIDENT, f"{memory / 1e6:.1f} MB"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make device nodes")
-def test_on_hardware(short_tmp):
+def hardware(short_tmp: Path) -> Path:
+    """Make a file system of a machine with SGX."""
     root = short_tmp / "root"
     (root / "dev").mkdir(parents=True)
     try:
@@ -89,9 +93,36 @@ def test_on_hardware(short_tmp):
     sysfs = root / "sys/devices/system/node/node0/x86/sgx_total_bytes"
     sysfs.parent.mkdir(parents=True)
     sysfs.write_text("98041856\n")
-    memory, modules = measure(short_tmp, "--root", str(root))
+    return root
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make device nodes")
+def test_on_hardware(short_tmp):
+    memory, modules = measure(short_tmp, "--root", str(hardware(short_tmp)))
     check(memory, modules)
     assert not any("simcpu" in name for name in modules)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make device nodes")
+def test_in_a_cluster(short_tmp):
+    api = FakeApi(short_tmp, large_node())
+    options = ["--root", str(hardware(short_tmp)), "--node-name", "sgx-1", "--api-server", api.place]
+    options += ["--service-account", str(api.account), "--health-port", "0", "--startup-taint", "startup/sgx"]
+    with api.running():
+        memory, modules = measure(short_tmp, *options, settled=lambda: api.events)
+    assert api.node is not None
+    assert api.node["status"]["capacity"]["sgx.intel.com/epc"] == "98041856"
+    check(memory, modules)
+
+
+def large_node() -> dict[str, Any]:
+    """A Node as long as they come: a kubelet tells of fifty images."""
+    node = new_node()
+    node["status"]["images"] = [
+        {"names": [f"registry.example/a/long/name/{number}@sha256:{'0' * 64}"] * 2, "sizeBytes": number}
+        for number in range(50)
+    ]
+    return node
 
 
 def test_on_the_simulated_platform(short_tmp):

@@ -106,9 +106,11 @@ class NodeApi:
 
     async def _exchange(self, method: str, path: str, body: object, kind: str) -> tuple[int, bytes]:
         place = self._place
-        token = (place.account / "token").read_text(encoding="ascii").strip()
+        token = (place.account / "token").read_text(encoding="utf-8").strip()
         authority = ssl.create_default_context(cafile=os.fspath(place.account / "ca.crt"))
-        reader, writer = await asyncio.open_connection(place.host, place.port, ssl=authority)
+        # As bytes: for text Python loads the tables of international names, a megabyte.
+        name: Any = place.host.encode()
+        reader, writer = await asyncio.open_connection(place.host, place.port, ssl=authority, server_hostname=name)
         try:
             connection = h11.Connection(h11.CLIENT)
             data = b"" if body is None else json.dumps(body).encode()

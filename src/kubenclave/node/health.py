@@ -7,6 +7,7 @@ request that is there is answered at once.
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -52,7 +53,8 @@ class HealthServer:
     @asynccontextmanager
     async def on_tcp(self, host: str | None, port: int) -> AsyncIterator[int]:
         """Serve at ``host`` (None: everywhere) inside the block; yields the port, which is a free one if it is 0."""
-        server = await asyncio.start_server(self._connected, host, port, limit=MAX_HEAD)
+        listener = _everywhere(port) if host is None else socket.create_server((host, port))
+        server = await asyncio.start_server(self._connected, sock=listener, limit=MAX_HEAD)
         try:
             yield server.sockets[0].getsockname()[1]
         finally:
@@ -106,6 +108,13 @@ class HealthServer:
         if method not in (b"GET", b"HEAD"):
             return 405, TEXT, b"only GET and HEAD\n"
         return route()
+
+
+def _everywhere(port: int) -> socket.socket:
+    """Listen on all addresses, of IPv6 too where there is any. asyncio would start a thread to look up none."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
 
 
 async def _request(connection: h11.Connection, reader: asyncio.StreamReader) -> h11.Request | None:

@@ -2,7 +2,6 @@
 """Counters, gauges and histograms, and the Prometheus text format 0.0.4 for them. Values are kept, nothing is sent."""
 
 import re
-from bisect import bisect_left
 from collections.abc import Sequence
 from math import inf, isinf, isnan
 from typing import Final, TypeVar
@@ -92,7 +91,7 @@ class Histogram(_Metric):
 
     def observe(self, value: float) -> None:
         """Count one value."""
-        self._counts[bisect_left(self._buckets, value)] += 1
+        self._counts[sum(bound < value for bound in self._buckets)] += 1  # a dozen; bisect is two modules more
         self._sum += value
 
     def lines(self) -> list[str]:

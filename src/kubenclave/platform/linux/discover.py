@@ -74,7 +74,7 @@ def epc_sections(root: Path) -> tuple[EpcSection, ...]:
     for path in (root / "sys/devices/system/node").glob("node*/x86/sgx_total_bytes"):
         node = _NODE.fullmatch(path.parent.parent.name)
         with suppress(OSError, UnicodeDecodeError):
-            size = path.read_text(encoding="ascii").strip()
+            size = path.read_text(encoding="utf-8").strip()
             if node and _BYTES.fullmatch(size) and int(size):
                 found.append(EpcSection(int(node[1]), int(size)))
     return tuple(sorted(found, key=lambda section: section.numa_node or 0))
