@@ -6,9 +6,11 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from kubenclave.cli import main
 from kubenclave.cli.sim import identity
 from kubenclave.dcap.collateral import Collateral
+from kubenclave.errors import PlatformError
 from kubenclave.platform.simcpu import Enclave
 from kubenclave.platform.simulated import enclaves
 from kubenclave.platform.simulated.places import cpu_socket, provision_socket
@@ -529,3 +532,54 @@ def test_stdout_takes_one_thing(inside, tmp_path):
         ("report", "--target-info", ti, "--report-data", "00", "--out", "-", "--output", "json"),
     ):
         assert inside(*words).returncode == 2
+
+
+# --- NUMA nodes, issuer, probes
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--epc", "64Mi,1"], "less than a page"),
+        (["--epc", "64Mi,"], "give it as in 64Mi"),
+        (["--epc", ",".join(["4Ki"] * 65)], "65 NUMA nodes are more than 64"),
+        (["--issuer", "http://10.0.0.1:8080"], "belong together"),
+        (["--issuer", "10.0.0.1", "--issuer-token-file", "token"], "not the address of an issuer"),
+    ],
+)
+def test_starts_that_cannot_be(inside, tmp_path, options, reason):
+    ended = inside("start", "--state", str(tmp_path / "sim"), *options)
+    assert ended.returncode == 2
+    assert reason in ended.stderr
+    assert not (tmp_path / "sim").exists()
+
+
+def test_epc_of_two_numa_nodes_with_sockets_apart_and_a_port_for_probes(short_tmp):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ["--epc", "8Mi,4Mi", "--sockets", str(short_tmp), "--health-port", str(port)]
+    one = Simulator(short_tmp, *options)
+    try:
+        assert (one.ready["epc_bytes"], one.ready["epc_numa_bytes"]) == (12 * MIB, [8 * MIB, 4 * MIB])
+        assert one.ready["cpu_socket"] == str(cpu_socket(short_tmp))
+        with Enclave.connect(cpu_socket(short_tmp)) as connection:
+            assert connection.sections() == (8 * MIB, 4 * MIB)
+            assert connection.status().epc_total == 12 * MIB
+        for path in ("healthz", "readyz"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}") as answer:
+                assert b"SIMULATED" in answer.read()
+    finally:
+        one.stop()
+
+
+def test_a_platform_without_issuer_says_so_until_it_is_certified(short_tmp):
+    (short_tmp / "token").write_text("token")
+    options = ["--issuer", "http://127.0.0.1:1", "--issuer-token-file", str(short_tmp / "token")]
+    one = Simulator(short_tmp, *options)
+    with Enclave.connect(one.socket) as connection, pytest.raises(PlatformError) as caught:
+        connection.pck_chain()
+    assert caught.value.code == "simcpu.not-available"
+    refused = one.command("collateral", "--out", str(short_tmp / "c.json"), "--output", "json")
+    assert json.loads(refused.stdout)["error"]["code"] == "simissuer.not-yet"
+    assert "simissuer.unreachable" in one.stop()
+    assert "seed" not in json.loads((one.state / "platform.json").read_text())
