@@ -68,6 +68,15 @@ def test_pods_by_chance_are_treated_as_admit_treats_them(policies: Policies, rul
         admission.check_random(policies(RULES[rules]), seed, RULES[rules])
 
 
+@pytest.mark.kubernetes_1_34
+@pytest.mark.parametrize("rules", RULES)
+def test_the_validating_half_alone_agrees_with_the_table(policies: Policies, rules: str):
+    cluster = policies(RULES[rules], mutating=False)
+    for case in (case for case in CASES.values() if case.rules == RULES[rules]):
+        admission.check_validating(cluster, case)
+
+
+@pytest.mark.kubernetes_1_34
 @pytest.mark.parametrize(
     ("made", "code"),
     [(one({AZURE: 1}), "admission.untranslated"), (one({EPC: "1Mi"}), "admission.enclave-missing")],
@@ -79,6 +88,7 @@ def test_without_the_mutating_half_no_pod_starts_half_equipped(policies: Policie
     assert "mutating half" in answer.said
 
 
+@pytest.mark.kubernetes_1_34
 def test_without_the_mutating_half_complete_pods_and_pods_of_others_pass(policies: Policies):
     cluster = policies(mutating=False)
     assert admission.create(cluster, one({EPC: "1Mi", ENCLAVE: 1})).pod is not None
