@@ -49,10 +49,9 @@ def write(folder: Path, plan: str) -> None:
 def test_a_kubelet_can_probe_it_on_a_port(short_tmp):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with planned(short_tmp, "", "--health-port", str(port)):
-        with socket.create_connection(("127.0.0.1", port)) as probe:
-            probe.sendall(b"GET /readyz HTTP/1.1\r\nHost: node\r\n\r\n")
-            assert probe.recv(64).startswith(b"HTTP/1.1 200 ")
+    with planned(short_tmp, "", "--health-port", str(port)), socket.create_connection(("127.0.0.1", port)) as probe:
+        probe.sendall(b"GET /readyz HTTP/1.1\r\nHost: node\r\n\r\n")
+        assert probe.recv(64).startswith(b"HTTP/1.1 200 ")
 
 
 def test_the_socket_appears_when_quotes_can_be_made_and_health_says_why_not(short_tmp):
