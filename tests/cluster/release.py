@@ -57,13 +57,13 @@ def helm(cluster: Cluster, verb: str, values: Values, *options: str) -> None:
     """`helm install` or `helm upgrade`, with values as from a file, until everything is ready."""
     file = cluster.folder / "values.yaml"
     file.write_text(yaml.safe_dump(values))
-    more = ["--namespace", NAMESPACE, "--values", str(file), "--wait", "--timeout", "180s", *options]
+    more = ["--namespace", NAMESPACE, "--values", str(file), "--wait", "--timeout", "120s", *options]
     _told(cluster, verb, "kubenclave", str(CHART), *more)
 
 
 def rollback(cluster: Cluster) -> None:
     """Back to the release before."""
-    _told(cluster, "rollback", "kubenclave", "--namespace", NAMESPACE, "--wait", "--timeout", "180s")
+    _told(cluster, "rollback", "kubenclave", "--namespace", NAMESPACE, "--wait", "--timeout", "120s")
 
 
 def uninstall(cluster: Cluster) -> None:
@@ -77,7 +77,7 @@ def uninstall(cluster: Cluster) -> None:
         "--ignore-not-found",
         "--wait",
         "--timeout",
-        "180s",
+        "120s",
     )
     cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", timeout=120)
 

@@ -60,7 +60,7 @@ def test_running_pods_stay_and_new_ones_are_ours(cluster, intel):
     assert "KUBENCLAVE_SIM_CPU" not in environment(cluster, "theirs")
 
     release.pool(cluster, "sgx-1")
-    with release.installed(cluster, release.SIMULATED):
+    with release.installed(cluster, release.SIMULATED | {"quoteHelper": {"enabled": False}}):
         cluster.wait(lambda: offered(cluster, ENCLAVE) > THEIRS and offered(cluster, EPC) > 64 << 20, 60, "our devices")
         cluster.apply(pod("beside", {AZURE: "10"}))
         cluster.wait_pod("beside")
@@ -72,6 +72,7 @@ def test_running_pods_stay_and_new_ones_are_ours(cluster, intel):
         cluster.apply(pod("after", {EPC: "10Mi"}))
         cluster.wait_pod("after")
         assert "KUBENCLAVE_SIM_CPU" in environment(cluster, "after")
+        release.helm(cluster, "upgrade", release.SIMULATED)  # the quote helper now, and AESM for new pods
         assert identity(cluster, "theirs") == before
         for name in ("theirs", "beside", "after"):
             cluster.delete("pod", name)
