@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from kubenclave.cluster.admission import Rules
-from kubenclave.cluster.policies import CAPACITY_CONFIG, LARGEST_KEY, QUOTE_HELPER_ACCOUNT
+from kubenclave.cluster.admission.table import CAPACITY_CONFIG, LARGEST_KEY
+from kubenclave.cluster.policies import QUOTE_HELPER_ACCOUNT
 from tests.admission_cases import (
     AZURE,
     CAPACITY,

@@ -10,8 +10,8 @@ import yaml
 from kubenclave.cli.main import run
 from kubenclave.cluster.admission import DIALECTS, EnclaveWithoutEpc, EpcMode, Grants, Rules
 from kubenclave.cluster.admission.table import Refusal
-from kubenclave.cluster.exporter import daemon as exporter
-from kubenclave.cluster.policies import ASKS_FOR_SGX, LARGEST_KEY, Settings, cel, mutating_objects, validating_objects
+from kubenclave.cluster.exporter.daemon import capacity_map
+from kubenclave.cluster.policies import ASKS_FOR_SGX, Settings, cel, mutating_objects, validating_objects
 from kubenclave.cluster.policies.render import chart_files, to_yaml
 from tests.chart import CHART, NAMESPACE, helm, render
 
@@ -135,7 +135,11 @@ def test_in_our_own_namespace_nobody_can_grant_the_provisioning_key():
 
 
 def test_the_exporter_writes_what_the_warning_reads():
-    assert exporter.LARGEST == LARGEST_KEY
+    written = capacity_map(NAMESPACE, 1)
+    policy, binding = (one["spec"] for one in validating_objects(SETTINGS)[-2:])
+    assert binding["paramRef"].items() >= written["metadata"].items()
+    (key,) = written["data"]
+    assert any(f'"{key}"' in one for one in expressions(policy))
 
 
 def test_expressions_of_many_lines_stay_readable():

@@ -10,14 +10,13 @@ from typing import Any, Final
 
 from kubenclave.cluster.admission.table import DIALECTS
 from kubenclave.errors import FormatError
+from kubenclave.platform.base import NODE_CONDITION, SIMULATED_LABEL
 from kubenclave.sgx.epc import AZURE_EPC_RESOURCE, ENCLAVE_RESOURCE, EPC_RESOURCE, Quantity
 
 UNITS: Final[Mapping[str, int]] = {dialect.resource: dialect.unit for dialect in DIALECTS}
 """Bytes that an amount of 1 means, by the name under which EPC is asked for."""
 LEDGERS: Final = (EPC_RESOURCE, AZURE_EPC_RESOURCE)
 """Names under which a node of ours may count EPC: by the byte, or a device per MiB."""
-SIMULATED_LABEL: Final = "kubenclave.dev/simulated"
-READY_CONDITION: Final = "SGXReady"
 
 _ENDED: Final = frozenset({"Succeeded", "Failed"})
 
@@ -74,7 +73,7 @@ def node_account(node: Mapping[str, Any]) -> NodeAccount:
         allocatable=_bytes(allocatable),
         enclaves=amount_of(allocatable.get(ENCLAVE_RESOURCE)),
         ledgers=tuple(name for name in LEDGERS if amount_of(capacity.get(name))),
-        ready=condition(node, READY_CONDITION).get("status") == "True",
+        ready=condition(node, NODE_CONDITION).get("status") == "True",
         simulated=(metadata.get("labels") or {}).get(SIMULATED_LABEL) == "true",
     )
 

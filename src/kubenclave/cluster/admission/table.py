@@ -113,13 +113,17 @@ UNTRANSLATED: Final = Refusal(
 )
 """Only where admission is in two halves: the validating one finds what the mutating one should have changed."""
 
-
 EXCEEDS_NODES: Final = Refusal(
     "admission.exceeds-nodes",
     "at most {most} bytes, which the largest node has",
     "until a larger node joins it stays Pending",
 )
 """A warning, no refusal: a larger node may be on its way."""
+
+CAPACITY_CONFIG: Final = "kubenclave-capacity"
+"""ConfigMap of the add-on's namespace in which the exporter says how large the largest node is."""
+LARGEST_KEY: Final = "largestNodeEpc"
+"""Its key: bytes of EPC, a decimal number."""
 
 UNCOUNTED: Final = "no EPC is asked for, so nobody counts what it takes"
 UNKNOWN_PROVIDER: Final = f"annotation {QUOTE_PROVIDER}: neither '{AESMD}' nor the name of a container: "

@@ -6,7 +6,6 @@ from typing import Final
 
 from kubenclave.cluster.accounts import (
     LEDGERS,
-    READY_CONDITION,
     NodeAccount,
     condition,
     containers,
@@ -28,20 +27,17 @@ from kubenclave.cluster.diagnose.model import (
     named,
     owned,
 )
+from kubenclave.platform.base import AESM_ANNOTATION, FOREIGN_LABELS, NODE_CONDITION, SGX_LABEL
 from kubenclave.sgx.epc import amount
 
 SGX_LABELS: Final = (
     "kubenclave.dev/sgx-node",
-    "kubenclave.dev/sgx",
-    "sgx.intel.com/capable",
-    "intel.feature.node.kubernetes.io/sgx",
+    SGX_LABEL,
+    *FOREIGN_LABELS,
     "feature.node.kubernetes.io/cpu-security.sgx.enabled",
 )
-POOL_TAINTS: Final = TOLERATED
-"""Keys of the taints that keep other pods off SGX pools: the names of the resources."""
 STARTUP_TAINTS: Final = "startup-taint.cluster-autoscaler.kubernetes.io/"
 TAINT_OPTION: Final = "--startup-taint="
-AESM_ANNOTATION: Final = "kubenclave.dev/aesm"
 
 
 def check_nodes(snapshot: Snapshot) -> Iterator[Diagnosis]:
@@ -59,7 +55,7 @@ def is_sgx(node: Object) -> bool:
     """Tell whether anything says that a node has SGX."""
     labels = labels_of(node)
     marked = any(labels.get(name) == "true" for name in SGX_LABELS)
-    return marked or bool(_taints(node) & {*POOL_TAINTS}) or node_account(node).is_sgx
+    return marked or bool(_taints(node) & {*TOLERATED}) or node_account(node).is_sgx
 
 
 def check_node(node: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
@@ -84,7 +80,7 @@ def _agent(node: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
         step = f"kubectl describe node {name_of(node)}; what its agent said last may be out of date"
         yield _about(node, State.PROBLEM, "the node is not ready", "doctor.node-down", step)
         return
-    told = condition(node, READY_CONDITION)
+    told = condition(node, NODE_CONDITION)
     if told and told.get("status") != "True":
         found = f"{told.get('reason', 'not ready')}: {told.get('message', '')}"
         step = "on that node: kubenclave doctor node tells which layer is missing"
@@ -96,7 +92,7 @@ def _agent(node: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
         step = "see nodeAgent.nodeSelector, nodeAgent.affinity and nodeAgent.tolerations of the chart"
         yield _about(node, State.PROBLEM, "no node agent runs here", "doctor.node-without-agent", step)
     elif not told:
-        step = f"kubectl logs the pod {name_of(running[0])}: it should have set the condition {READY_CONDITION}"
+        step = f"kubectl logs the pod {name_of(running[0])}: it should have set the condition {NODE_CONDITION}"
         yield _about(node, State.PROBLEM, "its node agent says nothing", "doctor.node-silent", step)
 
 
@@ -120,7 +116,7 @@ def _resources(node: Object, account: NodeAccount) -> Iterator[Diagnosis]:
     if labels := [name for name in SGX_LABELS if labels_of(node).get(name) == "true"]:
         found = f"labelled {labels[0]}, but has no EPC"
         yield _about(node, State.PROBLEM, found, "doctor.label-without-epc", step)
-    elif taints := sorted(_taints(node) & {*POOL_TAINTS}):
+    elif taints := sorted(_taints(node) & {*TOLERATED}):
         found = f"tainted {taints[0]}, but has no EPC"
         yield _about(node, State.PROBLEM, found, "doctor.taint-without-epc", step)
 

@@ -23,8 +23,9 @@ from kubenclave.cluster.diagnose.model import (
     namespace_of,
     owned,
 )
-from kubenclave.cluster.diagnose.nodes import AESM_ANNOTATION, check_node
+from kubenclave.cluster.diagnose.nodes import check_node
 from kubenclave.cluster.diagnose.scheduling import check_scheduling
+from kubenclave.platform.base import AESM_ANNOTATION
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE, amount
 
 PART_OF: Final = "app.kubernetes.io/part-of"

@@ -9,15 +9,13 @@ from typing import Any, Final, Never
 import structlog
 
 from kubenclave.cluster import serving
+from kubenclave.cluster.admission.table import CAPACITY_CONFIG, LARGEST_KEY
 from kubenclave.cluster.api import CONFIG_MAPS, NODES, PODS, ClusterApi, Event, Kind, Listing, follow
 from kubenclave.cluster.exporter.figures import Figures
 from kubenclave.cluster.exporter.view import Accounts, View, reduced
 from kubenclave.errors import ClusterError, UnreachableError
 from kubenclave.platform.signals import stop_signal
 
-CAPACITY: Final = "kubenclave-capacity"
-LARGEST: Final = "largestNodeEpc"
-"""Key of the bytes of EPC of the largest node, by which admission warns of pods that no node can hold."""
 MANAGER: Final = "kubenclave-exporter"
 
 _REPEAT: Final = 600.0
@@ -101,10 +99,10 @@ async def _keep_capacity(api: ClusterApi, namespace: str, view: View, changed: a
 
 
 def capacity_map(namespace: str, largest: int) -> dict[str, Any]:
-    """Return the ConfigMap; ``largest`` in bytes."""
+    """Return the ConfigMap by which admission warns of pods that no node can hold; ``largest`` in bytes."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": CAPACITY, "namespace": namespace},
-        "data": {LARGEST: str(largest)},
+        "metadata": {"name": CAPACITY_CONFIG, "namespace": namespace},
+        "data": {LARGEST_KEY: str(largest)},
     }

@@ -2,14 +2,11 @@
 """The rules of admission as policies of Kubernetes itself: CEL written out of the table, no webhook in the way."""
 
 from kubenclave.cluster.policies.cel import ASKS_FOR_SGX
-from kubenclave.cluster.policies.objects import CAPACITY_CONFIG, mutating_objects, validating_objects
+from kubenclave.cluster.policies.objects import mutating_objects, validating_objects
 from kubenclave.cluster.policies.settings import QUOTE_HELPER_ACCOUNT, Settings
-from kubenclave.cluster.policies.validating import LARGEST_KEY
 
 __all__ = [
     "ASKS_FOR_SGX",
-    "CAPACITY_CONFIG",
-    "LARGEST_KEY",
     "QUOTE_HELPER_ACCOUNT",
     "Settings",
     "mutating_objects",

@@ -4,7 +4,7 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
-from kubenclave.cluster.admission.table import QUOTE_PROVIDER
+from kubenclave.cluster.admission.table import CAPACITY_CONFIG, QUOTE_PROVIDER
 from kubenclave.cluster.policies import cel, mutating, validating
 from kubenclave.cluster.policies.settings import Settings
 from kubenclave.sgx.epc import PROVISION_RESOURCE
@@ -12,8 +12,6 @@ from kubenclave.sgx.epc import PROVISION_RESOURCE
 Object = dict[str, Any]
 
 API_VERSION: Final = "admissionregistration.k8s.io/v1"
-CAPACITY_CONFIG: Final = "kubenclave-capacity"
-"""ConfigMap that the exporter keeps up, with the EPC of the largest node."""
 
 _DENY: Final = ["Deny"]
 _ADVISE: Final = ["Warn", "Audit"]

@@ -13,9 +13,6 @@ from kubenclave.cluster.policies import cel
 from kubenclave.cluster.policies.settings import Settings
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE, PROVISION_RESOURCE
 
-LARGEST_KEY: Final = "largestNodeEpc"
-"""Key of the ConfigMap with the bytes of EPC of the largest node, a decimal number."""
-
 _EVERY: Final = f"{cel.INIT_CONTAINERS} + {cel.CONTAINERS}"
 _DEVICE: Final = f"{cel.names(table.DEVICES)}.filter(r, {cel.positive('r')})"
 _PROVISION: Final = cel.text(PROVISION_RESOURCE)
@@ -110,7 +107,7 @@ def capacity(settings: Settings) -> dict[str, str]:
             {cel.INIT_CONTAINERS}.filter(c, {cel.SIDECAR}).map(c, {cel.SIZE}).sum()
         """),
         "total": f"({cel.INIT_CONTAINERS}.map(c, {cel.SIZE}) + [variables.together]).max()",
-        "largest": f'int(params.?data[?"{LARGEST_KEY}"].orValue("0"))',
+        "largest": f'int(params.?data[?"{table.LARGEST_KEY}"].orValue("0"))',
         "findings": f"variables.largest > 0 && variables.total > variables.largest ? [{message}] : []",
     }
 
