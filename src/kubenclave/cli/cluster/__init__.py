@@ -23,7 +23,7 @@ COMMANDS: Final = {
     package=__name__,
     table=COMMANDS,
     epilog=kit.examples(
-        "kubenclave cluster policies --allow attestation/quote-provider | kubectl apply --server-side -f -",
+        "kubenclave cluster policies --allow attestation/quote-server | kubectl apply --server-side -f -",
     ),
 )
 def command() -> None:

@@ -4,10 +4,11 @@
 import click
 
 from kubenclave.cli import kit
+from kubenclave.cli.connection import ask, connection_options
 
 
 @click.command("cleanup", epilog=kit.examples("kubenclave cluster cleanup --namespace kubenclave"))
-@click.option("--namespace", help="Where the node agents ran; this pod's namespace when left out.")
+@click.option("--namespace", metavar="NAME", help="Where the node agents ran; this pod's namespace when left out.")
 @click.option("--startup-taint", metavar="KEY", help="Startup taint to take away too.")
 @click.option(
     "--patience",
@@ -16,20 +17,19 @@ from kubenclave.cli import kit
     show_default=True,
     help="Seconds that node agents have to be gone.",
 )
-@click.option("--kubeconfig", type=click.Path(), help="How to reach the cluster from outside.")
-def command(*, namespace: str | None, startup_taint: str | None, patience: float, kubeconfig: str | None) -> None:
+@connection_options
+@kit.output_option
+def command(
+    *, namespace: str | None, startup_taint: str | None, patience: float, kubeconfig: str | None, context: str | None
+) -> None:
     """Take labels, annotations, EPC, condition and startup taint of the add-on from all Nodes."""
-    import asyncio
-
     from kubenclave import log
-    from kubenclave.cluster.api_lightkube import LightkubeApi
     from kubenclave.cluster.cleanup import clean
 
     log.configure("cleanup")
-
-    async def run() -> int:
-        async with LightkubeApi.connect(kubeconfig=kubeconfig) as api:
-            where = namespace or api.namespace
-            return await clean(api, namespace=where, taint=startup_taint, patience=patience)
-
-    click.echo(f"{asyncio.run(run())} nodes cleaned")
+    cleaned = ask(
+        kubeconfig,
+        context,
+        lambda api: clean(api, namespace=namespace or api.namespace, taint=startup_taint, patience=patience),
+    )
+    kit.emit({"nodes_cleaned": cleaned}, f"{cleaned} nodes cleaned")

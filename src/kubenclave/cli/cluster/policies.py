@@ -16,13 +16,13 @@ from kubenclave.cluster.admission import EnclaveWithoutEpc, EpcMode, Grants, Rul
     ),
 )
 @site_options
-@click.option("--namespace", default="kubenclave", show_default=True, help="Namespace of the add-on.")
+@click.option("--namespace", metavar="NAME", default="kubenclave", show_default=True, help="Namespace of the add-on.")
 @click.option("--validating-only", is_flag=True, help="Leave out the mutating half, which needs Kubernetes 1.36.")
 @kit.output_option
 def command(
     *,
-    epc_mode: str,
-    enclave_without_epc: str,
+    epc_mode: EpcMode,
+    enclave_without_epc: EnclaveWithoutEpc,
     allow: tuple[tuple[str, str], ...],
     namespace: str,
     validating_only: bool,
@@ -31,7 +31,6 @@ def command(
     from kubenclave.cluster.policies import Settings, mutating_objects, validating_objects
     from kubenclave.cluster.policies.render import to_yaml
 
-    rules = Rules(EpcMode(epc_mode), EnclaveWithoutEpc(enclave_without_epc))
-    settings = Settings.of(rules, Grants(frozenset(allow)), namespace)
+    settings = Settings.of(Rules(epc_mode, enclave_without_epc), Grants(frozenset(allow)), namespace)
     objects = [*([] if validating_only else mutating_objects(settings)), *validating_objects(settings)]
     kit.emit({"apiVersion": "v1", "kind": "List", "items": objects}, to_yaml(objects).rstrip("\n"))

@@ -2,18 +2,25 @@
 """``kubenclave cluster webhook``: admission over HTTPS, one replica."""
 
 import datetime as dt
+from typing import TYPE_CHECKING
 
 import click
 
 from kubenclave.cli import kit
 from kubenclave.cli.cluster.options import site_options
+from kubenclave.cli.connection import connection_options, run_daemon
 from kubenclave.cli.parameters import Duration
 from kubenclave.cluster.admission import EnclaveWithoutEpc, EpcMode, Grants, Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from kubenclave.cluster.api_lightkube import LightkubeApi
 
 
 @click.command(
     "webhook",
-    epilog=kit.examples("kubenclave cluster webhook --namespace kubenclave --allow attestation/quote-provider"),
+    epilog=kit.examples("kubenclave cluster webhook --namespace kubenclave --allow attestation/quote-server"),
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=9443, show_default=True, help="HTTPS, /mutate.")
 @click.option(
@@ -23,21 +30,26 @@ from kubenclave.cluster.admission import EnclaveWithoutEpc, EpcMode, Grants, Rul
     show_default=True,
     help="HTTP: /healthz, /readyz, /metrics.",
 )
-@click.option("--namespace", help="Namespace of the Service and the Secret; this pod's when left out.")
-@click.option("--service", default="kubenclave-webhook", show_default=True, help="Service that leads here.")
-@click.option("--secret", default="kubenclave-webhook-tls", show_default=True, help="Secret for the certificates.")
+@click.option("--namespace", metavar="NAME", help="Namespace of the Service and the Secret; this pod's when left out.")
+@click.option(
+    "--service", metavar="NAME", default="kubenclave-webhook", show_default=True, help="Service that leads here."
+)
+@click.option(
+    "--secret", metavar="NAME", default="kubenclave-webhook-tls", show_default=True, help="Secret for the certificates."
+)
 @click.option(
     "--configuration",
+    metavar="NAME",
     default="kubenclave-webhook",
     show_default=True,
     help="MutatingWebhookConfiguration that gets the CA.",
 )
 @site_options
-@click.option("--ca-lifetime", type=Duration(), default="365d", show_default=True)
-@click.option("--leaf-lifetime", type=Duration(), default="30d", show_default=True)
+@click.option("--ca-lifetime", type=Duration(), default="365d", show_default=True, help="Life of its CA.")
+@click.option("--leaf-lifetime", type=Duration(), default="30d", show_default=True, help="Life of its certificate.")
 @click.option("--settle", type=Duration(), default="2m", show_default=True, help="Trust a new CA before using it.")
 @click.option("--drain", type=click.FloatRange(0, 300), default=5, show_default=True, help="Seconds, at the end.")
-@click.option("--kubeconfig", type=click.Path(), help="How to reach the cluster from outside.")
+@connection_options
 def command(
     *,
     port: int,
@@ -54,26 +66,21 @@ def command(
     settle: dt.timedelta,
     drain: float,
     kubeconfig: str | None,
+    context: str | None,
 ) -> None:
     """Complete SGX pods when they are created, over HTTPS with certificates of its own."""
-    import asyncio
-
     from kubenclave import log
-    from kubenclave.cluster.api_lightkube import LightkubeApi
     from kubenclave.cluster.webhook.certificates import Lifetimes
     from kubenclave.cluster.webhook.daemon import Settings, serve
     from kubenclave.cluster.webhook.keeper import Place
     from kubenclave.cluster.webhook.review import Site
-    from kubenclave.platform import signals
 
     log.configure("webhook")
     site = Site(Rules(epc_mode, enclave_without_epc), Grants(frozenset(allow)))
     lifetimes = Lifetimes(ca_lifetime, leaf_lifetime, settle)
 
-    async def run() -> None:
-        async with LightkubeApi.connect(kubeconfig=kubeconfig) as api:
-            place = Place(namespace or api.namespace, service, secret, configuration)
-            await serve(api, Settings(site, place, port, health_port, lifetimes, drain))
+    def daemon(api: "LightkubeApi") -> "Awaitable[None]":
+        place = Place(namespace or api.namespace, service, secret, configuration)
+        return serve(api, Settings(site, place, port, health_port, lifetimes, drain))
 
-    with signals.held():
-        asyncio.run(run())
+    run_daemon(kubeconfig, context, daemon)

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``doctor cluster`` and ``doctor pod`` share: the way to the cluster, and how findings look."""
+"""How ``doctor cluster`` and ``doctor pod`` show what they found."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, NoReturn, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Final, NoReturn
 
 import click
 
 from kubenclave.cli import kit
-from kubenclave.cluster.api_lightkube import LightkubeApi
 from kubenclave.cluster.diagnose.model import Diagnosis, State, worst
 
 _COLOURS: Final[Mapping[State, str]] = {
@@ -17,34 +15,6 @@ _COLOURS: Final[Mapping[State, str]] = {
     State.PROBLEM: "red",
     State.UNKNOWN: "yellow",
 }
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-_Result = TypeVar("_Result")
-
-
-def connection_options(function: _Function) -> _Function:
-    """Give a command ``--kubeconfig`` and ``--context``."""
-    for option in (
-        click.option("--context", metavar="NAME", help="Context of the kubeconfig (default: its current one)."),
-        click.option(
-            "--kubeconfig",
-            type=click.Path(),
-            metavar="FILE",
-            help="How to reach the cluster (default: the one this runs in, else KUBECONFIG or ~/.kube/config).",
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def ask(kubeconfig: str | None, context: str | None, question: Callable[[LightkubeApi], Awaitable[_Result]]) -> _Result:
-    """Put a question to the cluster and return the answer."""
-
-    async def asked() -> _Result:
-        async with LightkubeApi.connect(kubeconfig=kubeconfig, context=context) as api:
-            return await question(api)
-
-    return asyncio.run(asked())
 
 
 def conclude(findings: Sequence[Diagnosis]) -> NoReturn:
