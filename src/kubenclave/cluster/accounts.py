@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from kubenclave.cluster.admission.asks import CONTAINER_LISTS, ContainerKind, at_once
 from kubenclave.cluster.admission.table import DIALECTS
 from kubenclave.errors import FormatError
 from kubenclave.platform.base import NODE_CONDITION, SIMULATED_LABEL
@@ -91,25 +92,13 @@ def pod_account(pod: Mapping[str, Any]) -> PodAccount | None:
 
 
 def asked(pod: Mapping[str, Any], resource: str) -> int:
-    """Return how much of a resource a pod needs at any moment, as the scheduler counts.
-
-    Main containers and sidecars run together; an init container runs alone with the sidecars before it.
-    """
-    sidecars = most = 0
-    for container in (pod.get("spec") or {}).get("initContainers") or ():
-        if container.get("restartPolicy") == "Always":
-            sidecars += _request(container, resource)
-        else:
-            most = max(most, sidecars + _request(container, resource))
-    main = sum(_request(container, resource) for container in (pod.get("spec") or {}).get("containers") or ())
-    return max(most, sidecars + main)
+    """Return how much of a resource a pod needs at any moment."""
+    return at_once((kind, _request(container, resource)) for kind, container in _by_kind(pod))
 
 
 def containers(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the containers of a pod that can have EPC, init containers first."""
-    spec = pod.get("spec") or {}
-    yield from spec.get("initContainers") or ()
-    yield from spec.get("containers") or ()
+    return (container for _kind, container in _by_kind(pod))
 
 
 def resources_of(container: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -125,6 +114,11 @@ def condition(holder: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
         if found.get("type") == kind:
             return found
     return {}
+
+
+def _by_kind(pod: Mapping[str, Any]) -> Iterator[tuple[ContainerKind, Mapping[str, Any]]]:
+    spec = pod.get("spec") or {}
+    return ((ContainerKind.of(key, one), one) for key in CONTAINER_LISTS for one in spec.get(key) or ())
 
 
 def _request(container: Mapping[str, Any], resource: str) -> int:

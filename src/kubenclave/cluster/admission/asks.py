@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the containers of a pod take, and what the pod takes with it."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final, Self
+
+CONTAINER_LISTS: Final = ("initContainers", "containers")
+"""Members of a pod's spec, in the order in which their containers start."""
 
 
 class ContainerKind(StrEnum):
@@ -12,6 +16,29 @@ class ContainerKind(StrEnum):
     INIT = "init"
     SIDECAR = "sidecar"
     MAIN = "main"
+
+    @classmethod
+    def of(cls, key: str, container: Mapping[str, Any]) -> Self:
+        """Return the kind of an entry of the list ``key`` of a pod's spec."""
+        if key == "containers":
+            return cls.MAIN
+        return cls.SIDECAR if container.get("restartPolicy") == "Always" else cls.INIT
+
+
+def at_once(amounts: Iterable[tuple[ContainerKind, int]]) -> int:
+    """Return the most of a resource that is taken at any moment, as the scheduler counts; init containers come first.
+
+    Main containers and sidecars run together; an init container runs alone with the sidecars before it.
+    """
+    sidecars = main = most = 0
+    for kind, amount in amounts:
+        if kind is ContainerKind.INIT:
+            most = max(most, sidecars + amount)
+        elif kind is ContainerKind.SIDECAR:
+            sidecars += amount
+        else:
+            main += amount
+    return max(most, sidecars + main)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +67,5 @@ class Admitted:
 
     @property
     def epc(self) -> int:
-        """Bytes of EPC the pod needs at any moment, as the scheduler counts them.
-
-        Main containers and sidecars run together; an init container runs alone with the sidecars before it.
-        """
-        sidecars = most = 0
-        for ask in self.asks:
-            if ask.kind is ContainerKind.SIDECAR:
-                sidecars += ask.epc
-            elif ask.kind is ContainerKind.INIT:
-                most = max(most, sidecars + ask.epc)
-        main = sum(ask.epc for ask in self.asks if ask.kind is ContainerKind.MAIN)
-        return max(most, sidecars + main)
+        """Bytes of EPC the pod needs at any moment."""
+        return at_once((ask.kind, ask.epc) for ask in self.asks)

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from kubenclave.cluster.admission import shape, table
-from kubenclave.cluster.admission.asks import Admitted, Ask, ContainerKind
+from kubenclave.cluster.admission.asks import CONTAINER_LISTS, Admitted, Ask, ContainerKind
 from kubenclave.cluster.admission.table import (
     AESM_VARIABLE,
     AESMD,
@@ -258,12 +258,4 @@ def _containers(pod: Mapping[str, Any]) -> list[tuple[ContainerKind, dict[str, A
     spec = pod.get("spec")
     if not isinstance(spec, dict):
         raise shape.wrong("spec", "an object", spec)
-    found = []
-    for key in shape.CONTAINER_LISTS:
-        for entry in shape.objects(spec, key):
-            kind = ContainerKind.MAIN
-            if key == "initContainers":
-                always = entry.get("restartPolicy") == "Always"
-                kind = ContainerKind.SIDECAR if always else ContainerKind.INIT
-            found.append((kind, entry))
-    return found
+    return [(ContainerKind.of(key, entry), entry) for key in CONTAINER_LISTS for entry in shape.objects(spec, key)]

@@ -2,13 +2,11 @@
 """Reading and changing pods whose shape nobody has checked."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
+from kubenclave.cluster.admission.asks import CONTAINER_LISTS
 from kubenclave.cluster.admission.table import AESM_PATHS
 from kubenclave.errors import FormatError
-
-CONTAINER_LISTS: Final = ("initContainers", "containers")
-"""In the order in which they start."""
 
 
 def objects(parent: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
