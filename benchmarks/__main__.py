@@ -34,7 +34,6 @@ MARKS: Final = "figures"
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks asked for (all by default), print the table, write the JSON file."""
     options = parse(__doc__ or "", BENCHMARKS, arguments)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))  # of the kubelet's stand-in
     report(options, BENCHMARKS, MARKS)
     return 0
 
@@ -54,11 +53,16 @@ def parse(description: str, benchmarks: Iterable[str], arguments: list[str] | No
 
 def report(options: argparse.Namespace, benchmarks: Mapping[str, Measure], marks: str) -> None:
     """Measure, print the table, and put it where it was asked for: between the document's marks of that name."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))  # of the kubelet's stand-in
     effort = Effort.quick() if options.quick else Effort()
     figures: list[Figure] = []
-    for name in options.names or benchmarks:
-        print(f"==> {name}", file=sys.stderr)
-        figures += benchmarks[name](effort)
+    try:
+        for name in options.names or benchmarks:
+            print(f"==> {name}", file=sys.stderr)
+            figures += benchmarks[name](effort)
+    except BaseException:
+        print(table(figures))
+        raise
     shown = f"{_machine()}{', short runs' if options.quick else ''}.\n\n{table(figures)}"
     print(shown)
     if options.into:
