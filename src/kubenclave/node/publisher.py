@@ -49,6 +49,8 @@ _MAX_ROUNDS: Final = 8
 _EVENTS_AT_ONCE: Final = 10
 _EVENTS_ROUTE: Final = "/api/v1/namespaces/default/events"
 _FAREWELL: Final = 2.0
+_M_TRIM_THRESHOLD: Final = -1  # malloc.h
+_KEPT: Final = 16384
 
 _log = structlog.get_logger()
 
@@ -108,6 +110,7 @@ class Publisher:
 
     async def run(self) -> Never:
         """Publish until cancelled."""
+        _keep_little()
         retry = LEAST
         while True:
             seen = self._changed.generation
@@ -222,9 +225,16 @@ class _Allowance:
         return True
 
 
+def _keep_little() -> None:
+    """Have freed memory returned to the system soon, not kept for more: TLS and the Node need it once a minute."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl keeps little anyway
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)
+
+
 def _give_back() -> None:
-    """Return freed memory to the system: TLS and the Node leave half a megabyte behind, for a minute of rest."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl has not
+    """Return what a round has left behind."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
