@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP for programs of the cluster: uvicorn with bounds, on sockets that the program has opened itself."""
 
+import asyncio
 import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from kubenclave.errors import FormatError, PlatformError
+from kubenclave.errors import FormatError, KubenclaveError, PlatformError
 from kubenclave.wire.metrics import CONTENT_TYPE
 
 _CONCURRENT: Final = 512
 _KEEP_ALIVE: Final = 5
 _GRACE: Final = 5  # seconds for what is under way, at the end
+_STATUS: Final = {"serving.size": 413, "serving.slow": 408}
 
 
 class Server(uvicorn.Server):
@@ -75,15 +78,53 @@ def listen(port: int) -> socket.socket:
     return listening
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Read a body piece by piece. Raises FormatError ``serving.size`` as soon as it is longer than ``limit`` bytes."""
-    pieces, size = [], 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > limit:
-            raise FormatError("the request is too long", code="serving.size", expected=f"at most {limit} bytes")
-        pieces.append(piece)
-    return b"".join(pieces)
+@dataclass(slots=True)
+class Bodies:
+    """Reads the bodies of requests: whoever can reach a port must not be able to use up the memory.
+
+    ``limit`` is in bytes of one, ``together`` of all that are being read; ``seconds`` is how long one may take.
+    """
+
+    limit: int
+    together: int
+    seconds: float
+    _held: int = 0
+
+    async def read(self, request: Request) -> bytes:
+        """Return a whole body.
+
+        Raises FormatError ``serving.size`` as soon as it is too long, ``serving.slow`` when it is late or its client
+        went away, and PlatformError ``serving.busy`` when too much is being read.
+        """
+        try:
+            async with asyncio.timeout(self.seconds):
+                return await self._read(request)
+        except (TimeoutError, ClientDisconnect) as error:
+            raise FormatError(
+                "the request did not arrive in time", code="serving.slow", expected=f"within {self.seconds:g} s"
+            ) from error
+
+    async def _read(self, request: Request) -> bytes:
+        pieces, size = [], 0
+        try:
+            async for piece in request.stream():
+                size += len(piece)
+                self._held += len(piece)
+                if size > self.limit:
+                    raise FormatError(
+                        "the request is too long", code="serving.size", expected=f"at most {self.limit} bytes"
+                    )
+                if self._held > self.together:
+                    raise PlatformError("too many requests at once", code="serving.busy")
+                pieces.append(piece)
+            return b"".join(pieces)
+        finally:
+            self._held -= size
+
+
+def status_of(error: KubenclaveError) -> int:
+    """Return the HTTP status that tells a client of an error."""
+    return _STATUS.get(error.code, error.http_status)
 
 
 def health_app(ready: Callable[[], str | None], render: Callable[[], bytes]) -> Starlette:

@@ -9,7 +9,7 @@ from typing import Final, Never
 
 import structlog
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -27,6 +27,7 @@ PUBLISH_SECONDS: Final = 600.0
 
 _RETRY_SECONDS: Final = 5.0
 _BODY_SECONDS: Final = 5.0
+_AT_ONCE: Final = 64  # requests of the largest size
 _BEARER: Final = "Bearer "
 
 _log = structlog.get_logger()
@@ -55,6 +56,7 @@ class Service:
         self._api: Final = api
         self._authority: Final = authority
         self._user: Final = user
+        self._bodies: Final = serving.Bodies(LIMIT, _AT_ONCE * LIMIT, _BODY_SECONDS)
         self._turn: Final = asyncio.Lock()  # the authority works in a thread, for one of us at a time
         self.published = False
         self.changed: Final = asyncio.Event()
@@ -71,8 +73,7 @@ class Service:
 
     async def _certify(self, request: Request) -> Response:
         try:
-            async with asyncio.timeout(_BODY_SECONDS):
-                body = await serving.read_body(request, LIMIT)
+            body = await self._bodies.read(request)
             node = await node_of(self._api, _token(request), self._user)
             wanted = CertificateRequest.from_json(body)
             async with self._turn:
@@ -80,12 +81,10 @@ class Service:
                 issued = await asyncio.to_thread(self._authority.certify, node, wanted, dt.datetime.now(dt.UTC))
                 if self._authority.revoked != before:
                     self.changed.set()
-        except (TimeoutError, ClientDisconnect):
-            return _refusal(HTTPStatus.REQUEST_TIMEOUT, {"message": "the request did not arrive in time"})
         except KubenclaveError as error:
             _log.warning("certificates.refused", code=error.code, error=str(error))
-            status = HTTPStatus.FORBIDDEN if isinstance(error, TrustError) else error.http_status
-            return _refusal(status, error.as_dict() | {"message": str(error)})
+            status = HTTPStatus.FORBIDDEN if isinstance(error, TrustError) else serving.status_of(error)
+            return JSONResponse(error.as_dict() | {"message": str(error)}, status)
         _log.info("certificates.issued", node=node, platform=wanted.platform, tcb=wanted.tcb.value)
         return Response(issued.to_json(), media_type="application/json")
 
@@ -142,7 +141,3 @@ def _token(request: Request) -> str:
     if not value.startswith(_BEARER):
         raise FormatError("no token", code="simissuer.malformed", field="Authorization", expected="Bearer TOKEN")
     return value.removeprefix(_BEARER)
-
-
-def _refusal(status: int, content: dict[str, object]) -> Response:
-    return JSONResponse(content, status)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What serves HTTP in programs of the cluster: sockets that send at once, bodies within bounds."""
+
+import asyncio
+import socket
+
+import pytest
+from starlette.requests import Request
+
+from kubenclave.cluster.serving import Bodies, listen, status_of
+from kubenclave.errors import KubenclaveError
+
+
+def request(*pieces, ends=True):
+    """A request whose body comes in pieces; without its end the client stays silent, or goes away (None)."""
+    messages = [
+        {"type": "http.disconnect"} if piece is None else {"type": "http.request", "body": piece, "more_body": True}
+        for piece in pieces
+    ]
+    messages += [{"type": "http.request", "body": b""}] if ends else []
+    remaining = iter(messages)
+
+    async def receive():
+        message = next(remaining, None)
+        return message if message is not None else await asyncio.Event().wait()
+
+    return Request({"type": "http", "method": "POST", "headers": []}, receive)
+
+
+def refusal(bodies, asked):
+    with pytest.raises(KubenclaveError) as caught:
+        asyncio.run(bodies.read(asked))
+    return caught.value.code, status_of(caught.value)
+
+
+def test_what_is_accepted_sends_at_once():
+    with listen(0) as listening, socket.create_connection(("127.0.0.1", listening.getsockname()[1])):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_body_comes_whole_and_leaves_room_for_the_next():
+    bodies = Bodies(limit=4, together=4, seconds=5)
+    for _ in range(2):
+        assert asyncio.run(bodies.read(request(b"ab", b"cd"))) == b"abcd"
+
+
+def test_a_body_that_is_too_long_is_refused_before_its_end():
+    assert refusal(Bodies(3, 100, 5), request(b"ab", b"cd", ends=False)) == ("serving.size", 413)
+
+
+@pytest.mark.parametrize("pieces", [[b"a"], [b"a", None]], ids=["silent", "gone"])
+def test_a_client_that_falls_silent_or_goes_away_holds_nothing(pieces):
+    bodies = Bodies(3, 3, 0.01)
+    assert refusal(bodies, request(*pieces, ends=False)) == ("serving.slow", 408)
+    assert asyncio.run(bodies.read(request(b"abc"))) == b"abc"
+
+
+def test_all_bodies_together_have_a_bound():
+    async def second():
+        bodies = Bodies(limit=3, together=5, seconds=5)
+        first = asyncio.create_task(bodies.read(request(b"abc", ends=False)))
+        await asyncio.sleep(0)
+        try:
+            await bodies.read(request(b"def"))
+        finally:
+            first.cancel()
+
+    with pytest.raises(KubenclaveError) as caught:
+        asyncio.run(second())
+    assert (caught.value.code, status_of(caught.value)) == ("serving.busy", 503)
