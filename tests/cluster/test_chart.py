@@ -53,13 +53,15 @@ def container_of(cluster, name, namespace="default"):
     return status["containerID"], status["restartCount"]
 
 
+def standing(cluster):
+    """Pods of the add-on without those that are on their way out."""
+    return [found for found in cluster.items("pods", NAMESPACE) if "deletionTimestamp" not in found["metadata"]]
+
+
 def daemons(cluster):
-    """Pods of the add-on by component, without those that are on their way out."""
-    return {
-        (found["metadata"]["labels"]["app.kubernetes.io/component"], found["metadata"]["uid"])
-        for found in cluster.items("pods", NAMESPACE)
-        if "deletionTimestamp" not in found["metadata"]
-    }
+    """Component and identity of each of them."""
+    pods = (found["metadata"] for found in standing(cluster))
+    return {(found["labels"]["app.kubernetes.io/component"], found["uid"]) for found in pods}
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)
@@ -73,11 +75,13 @@ def test_the_api_server_accepts_every_object(cluster, variation):
     assert "Warning" not in told
 
 
-def test_a_life_from_install_to_uninstall(cluster):
+@pytest.mark.parametrize("mode", ["auto", "webhook"])
+def test_a_life_from_install_to_uninstall(cluster, mode):
+    values = release.SIMULATED | {"admission": {"mode": mode}}
     cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", timeout=120)
     release.pool(cluster, "sgx-1")
     before = names_of_everything(cluster), traces_on_nodes(cluster)
-    with release.installed(cluster, release.SIMULATED):
+    with release.installed(cluster, values):
         node = cluster.wait(lambda: EPC in cluster.get("node", "sgx-1")["status"]["allocatable"], 60, "EPC", NAMESPACE)
         assert node
         cluster.apply(pod("enclaved", {AZURE: "10"}))
@@ -88,11 +92,11 @@ def test_a_life_from_install_to_uninstall(cluster):
 
         digest = release.digest(cluster)
         changed = {"image": {**release.TEST_IMAGE, "tag": "", "digest": digest}, "nodeAgent": {"podLabels": {"a": "b"}}}
-        release.helm(cluster, "upgrade", release.SIMULATED | changed)
+        release.helm(cluster, "upgrade", values | changed)
         second = daemons(cluster)
         assert {component for component, _ in second} == {component for component, _ in first}
         assert not first & second
-        images = {found["spec"]["containers"][0]["image"] for found in cluster.items("pods", NAMESPACE)}
+        images = {found["spec"]["containers"][0]["image"] for found in standing(cluster)}
         assert images == {f"kubenclave.test/kubenclave@{digest}"}
         assert container_of(cluster, "enclaved") == container
 
