@@ -17,7 +17,11 @@ from kubenclave.node.quotehelper.options import parse as parse_quote_helper
 from kubenclave.platform.simulated.tcb import PlatformTcb
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+DOCUMENTS = (
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "charts/kubenclave/README.md", "examples/README.md")),
+    *(ROOT / name for name in ("tests/cluster/README.md", "tools/kubernetes/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+)
 DAEMONS: dict[str, Callable[[list[str]], object]] = {
     "agent": agent_parser().parse_args,
     "quote-helper": parse_quote_helper,
@@ -38,7 +42,7 @@ def commands() -> list[object]:
     for path in DOCUMENTS:
         for block in blocks(path.read_text(encoding="utf-8"), "console"):
             for line in block.splitlines():
-                if match := re.match(r"\$ (?:\w+=\S+ )*(kubenclave .*)", line):
+                if match := re.match(r"\$ (?:\w+=\S+ )*(?:kubectl )?(kubenclave .*)", line):
                     words = shlex.split(match[1], comments=True)
                     end = next((at for at, word in enumerate(words) if word in {"|", "&&", ">", "&"}), len(words))
                     name = f"{path.stem}-{len(found)}-{'-'.join(words[1:3])}"
@@ -97,7 +101,7 @@ def test_every_state_of_the_simulated_platform_is_documented():
     assert set(listed) == {state.value for state in PlatformTcb}
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_between_documents_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
         assert (path.parent / target).exists(), target
