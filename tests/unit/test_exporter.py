@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from kubenclave.cluster.accounts import pod_account
 from kubenclave.cluster.api import Event, Listing
+from kubenclave.cluster.epc import pod_epc
 from kubenclave.cluster.exporter.daemon import capacity_map
 from kubenclave.cluster.exporter.figures import Figures
 from kubenclave.cluster.exporter.view import View, reduced
@@ -118,4 +118,4 @@ def test_a_reduced_pod_takes_as_much_as_the_whole(shape):
             container["restartPolicy"] = "Always"
         made["spec"]["containers" if kind == "main" else "initContainers"].append(container)
     less = reduced(made)
-    assert (None if less is None else pod_account(less)) == pod_account(made)
+    assert (None if less is None else pod_epc(less)) == pod_epc(made)

@@ -4,14 +4,6 @@
 from collections.abc import Iterator
 from typing import Final
 
-from kubenclave.cluster.accounts import (
-    LEDGERS,
-    NodeAccount,
-    condition,
-    containers,
-    node_account,
-    pod_account,
-)
 from kubenclave.cluster.admission.table import TOLERATED
 from kubenclave.cluster.api import Object
 from kubenclave.cluster.diagnose.model import (
@@ -26,6 +18,14 @@ from kubenclave.cluster.diagnose.model import (
     name_of,
     named,
     owned,
+)
+from kubenclave.cluster.epc import (
+    LEDGERS,
+    NodeEpc,
+    condition,
+    containers,
+    node_epc,
+    pod_epc,
 )
 from kubenclave.platform.base import AESM_ANNOTATION, FOREIGN_LABELS, NODE_CONDITION, SGX_LABEL
 from kubenclave.sgx.epc import amount
@@ -55,22 +55,22 @@ def is_sgx(node: Object) -> bool:
     """Tell whether anything says that a node has SGX."""
     labels = labels_of(node)
     marked = any(labels.get(name) == "true" for name in SGX_LABELS)
-    return marked or bool(_taints(node) & {*TOLERATED}) or node_account(node).is_sgx
+    return marked or bool(_taints(node) & {*TOLERATED}) or node_epc(node).is_sgx
 
 
 def check_node(node: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Look at one SGX node; the last finding says what it has when nothing is wrong."""
-    account = node_account(node)
-    problems = [*_agent(node, snapshot), *_resources(node, account), *_taint(node, account, snapshot)]
+    epc = node_epc(node)
+    problems = [*_agent(node, snapshot), *_resources(node, epc), *_taint(node, epc, snapshot)]
     if annotations_of(node).get(AESM_ANNOTATION) == "absent":
         step = "see the quote helper's pod there; pods without it still run, but get no quote from AESM"
         problems.append(_about(node, State.WARNING, "AESM does not answer", "doctor.node-without-aesm", step))
     yield from problems
     if not any(one.state is State.PROBLEM for one in problems):
-        taken = sum(pod.epc for pod in map(pod_account, snapshot.of(Source.PODS)) if pod and pod.node == account.name)
-        text = f"{amount(account.allocatable)} of EPC" + (", SIMULATED" if account.simulated else "")
+        taken = sum(pod.epc for pod in map(pod_epc, snapshot.of(Source.PODS)) if pod and pod.node == epc.name)
+        text = f"{amount(epc.allocatable)} of EPC" + (", SIMULATED" if epc.simulated else "")
         if snapshot.can_tell(Source.PODS):
-            text += f", {amount(max(account.allocatable - taken, 0))} free"
+            text += f", {amount(max(epc.allocatable - taken, 0))} free"
         yield _about(node, State.OK, text)
 
 
@@ -96,21 +96,21 @@ def _agent(node: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
         yield _about(node, State.PROBLEM, "its node agent says nothing", "doctor.node-silent", step)
 
 
-def _resources(node: Object, account: NodeAccount) -> Iterator[Diagnosis]:
+def _resources(node: Object, epc: NodeEpc) -> Iterator[Diagnosis]:
     """EPC and devices are of use together only, and under one name."""
-    if account.allocatable and not account.enclaves and LEDGERS[0] in account.ledgers:
+    if epc.allocatable and not epc.enclaves and LEDGERS[0] in epc.ledgers:
         step = "the device plugin is not registered: see the node agent's log there"
-        found = f"{amount(account.allocatable)} of EPC, but no enclave device"
+        found = f"{amount(epc.allocatable)} of EPC, but no enclave device"
         yield _about(node, State.PROBLEM, found, "doctor.epc-without-devices", step)
-    if account.enclaves and not account.allocatable:
+    if epc.enclaves and not epc.allocatable:
         step = "the node agent publishes EPC; another plugin does not: see who registered the devices"
-        found = f"{account.enclaves} enclave devices, but no EPC"
+        found = f"{epc.enclaves} enclave devices, but no EPC"
         yield _about(node, State.PROBLEM, found, "doctor.devices-without-epc", step)
-    if len(account.ledgers) > 1:
+    if len(epc.ledgers) > 1:
         step = "remove the other plugin: the same EPC is promised twice; a stale name goes with the Node object"
-        found = f"EPC is counted under {' and '.join(account.ledgers)}"
+        found = f"EPC is counted under {' and '.join(epc.ledgers)}"
         yield _about(node, State.PROBLEM, found, "doctor.two-ledgers", step)
-    if account.allocatable or account.enclaves:
+    if epc.allocatable or epc.enclaves:
         return
     step = "on that node: kubenclave doctor node tells which layer is missing"
     if labels := [name for name in SGX_LABELS if labels_of(node).get(name) == "true"]:
@@ -121,13 +121,13 @@ def _resources(node: Object, account: NodeAccount) -> Iterator[Diagnosis]:
         yield _about(node, State.PROBLEM, found, "doctor.taint-without-epc", step)
 
 
-def _taint(node: Object, account: NodeAccount, snapshot: Snapshot) -> Iterator[Diagnosis]:
+def _taint(node: Object, epc: NodeEpc, snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Look for a startup taint: it keeps pods off until all works, and should then go."""
     awaited = _awaited(snapshot)
     for key in sorted(_taints(node)):
         if key not in awaited and not key.startswith(STARTUP_TAINTS):
             continue
-        if account.ready and account.allocatable:
+        if epc.ready and epc.allocatable:
             step = "the agent takes it away once AESM answers too, and only the key that startupTaint.key names"
             yield _about(node, State.PROBLEM, f"still has the taint {key}", "doctor.startup-taint", step)
         else:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
-from kubenclave.cluster.accounts import UNITS, amount_of, containers, pod_account, resources_of
 from kubenclave.cluster.admission.table import AESM_VARIABLE, AESMD, QUOTE_PROVIDER
 from kubenclave.cluster.api import Object
 from kubenclave.cluster.diagnose.capacity import half_equipped, ledger_of, untranslated
@@ -25,6 +24,7 @@ from kubenclave.cluster.diagnose.model import (
 )
 from kubenclave.cluster.diagnose.nodes import check_node
 from kubenclave.cluster.diagnose.scheduling import check_scheduling
+from kubenclave.cluster.epc import UNITS, amount_of, containers, pod_epc, resources_of
 from kubenclave.platform.base import AESM_ANNOTATION
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE, amount
 
@@ -58,8 +58,8 @@ def check_request(pod: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
         found = f"EPC without an enclave device: {', '.join(lacking)}"
         yield Diagnosis(Layer.REQUEST, State.PROBLEM, subject, found, "doctor.half-equipped", step)
     if not foreign and not lacking:
-        account = pod_account(pod)
-        text = "has ended" if account is None else f"asks {amount(account.epc)} of EPC, with enclave device"
+        wanted = pod_epc(pod)
+        text = "has ended" if wanted is None else f"asks {amount(wanted.epc)} of EPC, with enclave device"
         yield Diagnosis(Layer.REQUEST, State.OK, subject, text)
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kubenclave.cluster.accounts import NodeAccount, asked, condition, node_account, pod_account
 from kubenclave.cluster.api import Object
 from kubenclave.cluster.diagnose.model import Diagnosis, Layer, Snapshot, Source, State, labels_of
+from kubenclave.cluster.epc import NodeEpc, asked, condition, node_epc, pod_epc
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE, amount
 
 
@@ -27,7 +27,7 @@ class Fit:
 
 def check_scheduling(pod: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Say why a pod has no node yet; nothing about one that has."""
-    spec, wanted = pod.get("spec") or {}, pod_account(pod)
+    spec, wanted = pod.get("spec") or {}, pod_epc(pod)
     if spec.get("nodeName") or wanted is None:
         return
     subject = f"pod {wanted.namespace}/{wanted.name}"
@@ -61,16 +61,16 @@ def fits_of(pod: Object, snapshot: Snapshot) -> list[Fit]:
     taken: Counter[str] = Counter()
     devices: Counter[str] = Counter()
     for other in snapshot.of(Source.PODS):
-        promised = pod_account(other)
+        promised = pod_epc(other)
         if promised is not None and promised.node is not None:
             taken[promised.node] += promised.epc
             devices[promised.node] += asked(other, ENCLAVE_RESOURCE)
     fits = []
     for node in snapshot.of(Source.NODES):
-        account = node_account(node)
-        free = max(account.allocatable - taken[account.name], 0)
-        obstacles = tuple(_obstacles(pod, node, account, free, devices[account.name]))
-        fits.append(Fit(account.name, free, account.allocatable, obstacles))
+        epc = node_epc(node)
+        free = max(epc.allocatable - taken[epc.name], 0)
+        obstacles = tuple(_obstacles(pod, node, epc, free, devices[epc.name]))
+        fits.append(Fit(epc.name, free, epc.allocatable, obstacles))
     return sorted(fits, key=lambda fit: (-fit.free, fit.node))
 
 
@@ -108,12 +108,12 @@ def _verdict(subject: str, epc: int, fits: list[Fit]) -> Diagnosis:
     return Diagnosis(Layer.SCHEDULING, State.WARNING, subject, text, "doctor.not-scheduled", step)
 
 
-def _obstacles(pod: Object, node: Object, account: NodeAccount, free: int, devices_taken: int) -> Iterator[str]:
-    spec, wanted = pod.get("spec") or {}, pod_account(pod)
+def _obstacles(pod: Object, node: Object, epc: NodeEpc, free: int, devices_taken: int) -> Iterator[str]:
+    spec, wanted = pod.get("spec") or {}, pod_epc(pod)
     if wanted is not None and wanted.epc > free:
         yield "too little EPC free"
     enclaves = asked(pod, ENCLAVE_RESOURCE)
-    if enclaves > account.enclaves - devices_taken:
+    if enclaves > epc.enclaves - devices_taken:
         yield "no enclave device free"
     if (node.get("spec") or {}).get("unschedulable"):
         yield "cordoned"

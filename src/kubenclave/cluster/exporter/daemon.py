@@ -12,7 +12,7 @@ from kubenclave.cluster import serving
 from kubenclave.cluster.admission.table import CAPACITY_CONFIG, LARGEST_KEY
 from kubenclave.cluster.api import CONFIG_MAPS, NODES, PODS, ClusterApi, Event, Kind, Listing, follow
 from kubenclave.cluster.exporter.figures import Figures
-from kubenclave.cluster.exporter.view import Accounts, View, reduced
+from kubenclave.cluster.exporter.view import Records, View, reduced
 from kubenclave.errors import ClusterError, UnreachableError
 from kubenclave.platform.signals import stop_signal
 
@@ -61,15 +61,15 @@ async def serve(api: ClusterApi, settings: Settings) -> None:
 async def _watch(
     changes: AsyncIterator[Listing | Event],
     kind: Kind,
-    accounts: Accounts[Any],
+    records: Records[Any],
     figures: Figures,
     changed: asyncio.Event,
 ) -> None:
     async for seen in changes:
-        accounts.see(seen)
+        records.see(seen)
         if isinstance(seen, Listing):
             figures.lists.inc(kind.plural)
-            _log.info("exporter.listed", kind=kind.plural, count=len(accounts.held))
+            _log.info("exporter.listed", kind=kind.plural, count=len(records.held))
         changed.set()
 
 

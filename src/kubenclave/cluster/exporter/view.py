@@ -9,22 +9,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from kubenclave.cluster.accounts import NodeAccount, PodAccount, node_account, pod_account
 from kubenclave.cluster.api import Event, Listing, Object
+from kubenclave.cluster.epc import NodeEpc, PodEpc, node_epc, pod_epc
 from kubenclave.sgx.epc import EPC_RESOURCE
 
-_Account = TypeVar("_Account", NodeAccount, PodAccount)
+_Record = TypeVar("_Record", NodeEpc, PodEpc)
 Key = tuple[str, str]
 """Namespace (empty for nodes) and name."""
 
 
 @dataclass(slots=True)
-class Accounts(Generic[_Account]):
+class Records(Generic[_Record]):
     """The records of one kind, as lists and watches bring them. ``known`` once there was a list."""
 
-    account: Callable[[Object], _Account | None]
+    record: Callable[[Object], _Record | None]
     known: bool = False
-    held: dict[Key, _Account] = field(default_factory=dict)
+    held: dict[Key, _Record] = field(default_factory=dict)
 
     def see(self, seen: Listing | Event) -> None:
         """Take in a list, which replaces all, or one change."""
@@ -39,24 +39,24 @@ class Accounts(Generic[_Account]):
             self._put(seen.object)
 
     def _put(self, found: Object) -> None:
-        account = self.account(found)
-        if account is None:
+        record = self.record(found)
+        if record is None:
             self.held.pop(_key(found), None)
         else:
-            self.held[_key(found)] = account
+            self.held[_key(found)] = record
 
 
 @dataclass(slots=True)
 class View:
     """The cluster. Sizes in bytes."""
 
-    nodes: Accounts[NodeAccount] = field(default_factory=lambda: Accounts(node_account))
-    pods: Accounts[PodAccount] = field(default_factory=lambda: Accounts(pod_account))
+    nodes: Records[NodeEpc] = field(default_factory=lambda: Records(node_epc))
+    pods: Records[PodEpc] = field(default_factory=lambda: Records(pod_epc))
 
     @property
     def missing(self) -> str | None:
         """What has not been read yet, None when all was."""
-        unread = [name for name, accounts in (("nodes", self.nodes), ("pods", self.pods)) if not accounts.known]
+        unread = [name for name, records in (("nodes", self.nodes), ("pods", self.pods)) if not records.known]
         return f"not read yet: {', '.join(unread)}" if unread else None
 
     @property
@@ -75,13 +75,13 @@ class View:
 
 def reduced(pod: Object) -> Object | None:
     """Return a pod that takes the same EPC and says nothing else, None for one that takes none."""
-    account = pod_account(pod)
-    if account is None:
+    record = pod_epc(pod)
+    if record is None:
         return None
-    resources = {"requests": {EPC_RESOURCE: account.epc}}
+    resources = {"requests": {EPC_RESOURCE: record.epc}}
     return {
-        "metadata": {"namespace": account.namespace, "name": account.name},
-        "spec": {"nodeName": account.node, "containers": [{"resources": resources}]},
+        "metadata": {"namespace": record.namespace, "name": record.name},
+        "spec": {"nodeName": record.node, "containers": [{"resources": resources}]},
     }
 
 

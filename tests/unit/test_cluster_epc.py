@@ -3,7 +3,7 @@
 
 import pytest
 
-from kubenclave.cluster.accounts import asked, node_account, pod_account
+from kubenclave.cluster.epc import asked, node_epc, pod_epc
 from kubenclave.sgx.epc import AZURE_EPC_RESOURCE, ENCLAVE_RESOURCE, EPC_RESOURCE, MIB
 
 
@@ -35,9 +35,9 @@ def node(capacity, allocatable=None, **more):
     ],
 )
 def test_containers_that_run_together_add_up(made, size):
-    account = pod_account(made)
-    assert account is not None
-    assert account.epc == size
+    found = pod_epc(made)
+    assert found is not None
+    assert found.epc == size
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_containers_that_run_together_add_up(made, size):
     ],
 )
 def test_pods_that_take_nothing(made):
-    assert pod_account(made) is None
+    assert pod_epc(made) is None
 
 
 def test_requests_count_where_limits_were_copied():
@@ -62,17 +62,17 @@ def test_requests_count_where_limits_were_copied():
 
 
 def test_a_node_with_both_names_has_its_epc_once():
-    account = node_account(node({EPC_RESOURCE: "64Mi", AZURE_EPC_RESOURCE: "64", ENCLAVE_RESOURCE: "110"}))
-    assert account.capacity == account.allocatable == 64 * MIB
-    assert account.ledgers == (EPC_RESOURCE, AZURE_EPC_RESOURCE)
-    assert account.enclaves == 110
+    found = node_epc(node({EPC_RESOURCE: "64Mi", AZURE_EPC_RESOURCE: "64", ENCLAVE_RESOURCE: "110"}))
+    assert found.capacity == found.allocatable == 64 * MIB
+    assert found.ledgers == (EPC_RESOURCE, AZURE_EPC_RESOURCE)
+    assert found.enclaves == 110
 
 
 def test_a_node_in_mib():
-    assert node_account(node({EPC_RESOURCE: "0", AZURE_EPC_RESOURCE: "64"})).capacity == 64 * MIB
+    assert node_epc(node({EPC_RESOURCE: "0", AZURE_EPC_RESOURCE: "64"})).capacity == 64 * MIB
 
 
 def test_an_empty_node():
-    account = node_account({})
-    assert not account.is_sgx
-    assert account.capacity == 0
+    found = node_epc({})
+    assert not found.is_sgx
+    assert found.capacity == 0

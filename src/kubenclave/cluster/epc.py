@@ -23,7 +23,7 @@ _ENDED: Final = frozenset({"Succeeded", "Failed"})
 
 
 @dataclass(frozen=True, slots=True)
-class NodeAccount:
+class NodeEpc:
     """One node. Sizes in bytes; ``ledgers`` are the names under which it counts EPC, more than none of each."""
 
     name: str
@@ -41,7 +41,7 @@ class NodeAccount:
 
 
 @dataclass(frozen=True, slots=True)
-class PodAccount:
+class PodEpc:
     """One pod that asks for EPC, ``epc`` bytes of it; ``node`` is None until it is scheduled."""
 
     namespace: str
@@ -63,12 +63,12 @@ def amount_of(value: object) -> int:
         return 0
 
 
-def node_account(node: Mapping[str, Any]) -> NodeAccount:
+def node_epc(node: Mapping[str, Any]) -> NodeEpc:
     """Return what a Node object says about EPC."""
     status = node.get("status") or {}
     capacity, allocatable = status.get("capacity") or {}, status.get("allocatable") or {}
     metadata = node.get("metadata") or {}
-    return NodeAccount(
+    return NodeEpc(
         name=str(metadata.get("name", "")),
         capacity=_bytes(capacity),
         allocatable=_bytes(allocatable),
@@ -79,7 +79,7 @@ def node_account(node: Mapping[str, Any]) -> NodeAccount:
     )
 
 
-def pod_account(pod: Mapping[str, Any]) -> PodAccount | None:
+def pod_epc(pod: Mapping[str, Any]) -> PodEpc | None:
     """Return what a pod takes of EPC, None for one that asks for none or has ended."""
     spec, metadata = pod.get("spec") or {}, pod.get("metadata") or {}
     if (pod.get("status") or {}).get("phase") in _ENDED:
@@ -88,7 +88,7 @@ def pod_account(pod: Mapping[str, Any]) -> PodAccount | None:
     if not epc:
         return None
     namespace = str(metadata.get("namespace", "default"))
-    return PodAccount(namespace, str(metadata.get("name", "")), spec.get("nodeName") or None, epc)
+    return PodEpc(namespace, str(metadata.get("name", "")), spec.get("nodeName") or None, epc)
 
 
 def asked(pod: Mapping[str, Any], resource: str) -> int:
