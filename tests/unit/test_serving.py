@@ -5,9 +5,12 @@ import asyncio
 import socket
 
 import pytest
+from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
-from kubenclave.cluster.serving import Bodies, listen, status_of
+from kubenclave.cluster.serving import MAX_CONNECTIONS, Bodies, listen, server, status_of
 from kubenclave.errors import KubenclaveError
 
 
@@ -38,6 +41,31 @@ def test_what_is_accepted_sends_at_once():
         accepted, _ = listening.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_connections_that_say_nothing_keep_nobody_out():
+    async def ok(_request):
+        return PlainTextResponse("ok")
+
+    async def crowd():
+        listening = listen(0)
+        serving = server(Starlette(routes=[Route("/", ok)]))
+        running = asyncio.create_task(serving.serve([listening]))
+        address = listening.getsockname()
+        crowd = [await asyncio.open_connection("127.0.0.1", address[1]) for _ in range(4 * MAX_CONNECTIONS + 1)]
+        reader, writer = crowd[-1]
+        writer.write(b"GET / HTTP/1.1\r\nHost: us\r\n\r\n")
+        status = (await reader.readline()).split()[1]
+        held = len(serving.server_state.connections)
+        for _, each in crowd:
+            each.close()
+        serving.should_exit = True
+        await running
+        return status, held
+
+    status, held = asyncio.run(crowd())
+    assert status == b"200"
+    assert held <= MAX_CONNECTIONS
 
 
 def test_a_body_comes_whole_and_leaves_room_for_the_next():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenclave.cluster.admission import EnclaveWithoutEpc, Grants, Rules, admit
-from kubenclave.cluster.webhook.review import Outcome, Site, answer
+from kubenclave.cluster.webhook.review import MAX_VALUES, Outcome, Site, answer
 from kubenclave.errors import FormatError
 from tests.fake_cluster import patched
 
@@ -159,3 +159,18 @@ JSON = st.recursive(
 def test_any_object_gets_an_answer(limits, spec, metadata):
     told = response(answer(review({**pod(limits, **spec), "metadata": metadata}), SITE))
     assert told["allowed"] or told["status"]["message"]
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", '{"resources":{"limits":{"sgx.intel.com/epc":"1"}}}'])
+def test_small_things_in_great_numbers_are_refused_before_they_are_read(value):
+    many = ",".join([value] * (MAX_VALUES + 1))
+    body = review(pod()).replace(b'"containers": [', f'"containers": [{many},'.encode())
+    with pytest.raises(FormatError) as caught:
+        answer(body, SITE)
+    assert caught.value.code == "review.size"
+
+
+def test_a_large_pod_is_reviewed():
+    large = pod({AZURE: "1"})
+    large["spec"]["containers"][0]["env"] = [{"name": f"N{number}", "value": "a, b, c"} for number in range(9000)]
+    assert answer(review(large), SITE).outcome is Outcome.CHANGED

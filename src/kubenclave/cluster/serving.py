@@ -3,11 +3,14 @@
 
 import asyncio
 import contextlib
+import gc
+import itertools
 import socket
 import ssl
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.applications import Starlette
@@ -18,10 +21,38 @@ from starlette.routing import Route
 from kubenclave.errors import FormatError, KubenclaveError, PlatformError
 from kubenclave.wire.metrics import CONTENT_TYPE
 
-_CONCURRENT: Final = 512
+MAX_CONNECTIONS: Final = 128
+"""Open at a time: over TLS each takes 0.3 MB, also one that never says anything."""
+_BACKLOG: Final = 128  # as many are accepted at once
 _KEEP_ALIVE: Final = 5
 _GRACE: Final = 5  # seconds for what is under way, at the end
 _STATUS: Final = {"serving.size": 413, "serving.slow": 408}
+
+
+class Listening(socket.socket):
+    """A listening socket with a bound: when there are too many connections, the oldest goes.
+
+    That is one of a peer that keeps us waiting, or at worst one that an API server makes anew: so whoever can reach the
+    port can neither use up the memory nor keep others out. It holds before TLS, for which nobody else bounds anything.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._numbers = itertools.count()
+        self._open: weakref.WeakValueDictionary[int, socket.socket] = weakref.WeakValueDictionary()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection, at the cost of the oldest if need be."""
+        connection, address = super().accept()
+        if len(self._open) >= MAX_CONNECTIONS:
+            oldest = self._open.pop(min(self._open.keys()))
+            with contextlib.suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)  # its protocol sees the end, and closes it
+        number = next(self._numbers)
+        self._open[number] = connection
+        if number % MAX_CONNECTIONS == 0:
+            gc.collect()  # a handshake that failed is a cycle, which Python would let a thousand others join
+        return connection, address
 
 
 class Server(uvicorn.Server):
@@ -46,11 +77,11 @@ def server(app: Starlette, context: ssl.SSLContext | None = None, *, keep_alive:
         lifespan="off",
         log_config=None,
         access_log=False,
+        backlog=_BACKLOG,
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=keep_alive,
         timeout_graceful_shutdown=_GRACE,
-        limit_concurrency=_CONCURRENT,
         ssl_context_factory=None if context is None else lambda _config, _default: context,
     )
     return Server(config)
@@ -64,9 +95,9 @@ def listen(port: int) -> socket.socket:
     """
     try:
         if socket.has_dualstack_ipv6():
-            listening = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+            made = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
         else:
-            listening = socket.create_server(("", port), backlog=1024)
+            made = socket.create_server(("", port))
     except OSError as error:
         raise PlatformError(
             f"port {port} cannot be served",
@@ -74,6 +105,7 @@ def listen(port: int) -> socket.socket:
             found=error.strerror or str(error),
             hint="another process has it: ss -lntp",
         ) from error
+    listening = Listening(fileno=made.detach())
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Linux hands it on to what is accepted
     return listening
 

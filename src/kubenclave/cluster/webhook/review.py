@@ -14,6 +14,8 @@ from kubenclave.cluster.webhook.jsonpatch import difference
 from kubenclave.errors import Finding, FormatError, KubenclaveError, PolicyError
 
 API_VERSION: Final = "admission.k8s.io/v1"
+MAX_VALUES: Final = 100_000
+"""Values in a review, about: 3 bytes of text can be a list of 64 in memory, and a second of work for a megabyte."""
 
 
 class Outcome(StrEnum):
@@ -82,6 +84,11 @@ def answer(body: bytes, site: Site) -> Answer:
 
 
 def _request(body: bytes) -> _Request:
+    # Each value but the first follows one of these; what stands in texts counts too, as nobody writes so much of it.
+    if (values := sum(map(body.count, (b",", b"[", b"{")))) > MAX_VALUES:
+        raise FormatError(
+            "the review holds too much", code="review.size", expected=f"at most {MAX_VALUES} values", found=str(values)
+        )
     try:
         review = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
