@@ -46,6 +46,7 @@ class Case:
     total: str | None = None
     aesm: Mapping[str, str | None] = field(default_factory=dict)
     volumes: tuple[str, ...] = ()
+    selects: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     by_server: bool = False
 
@@ -66,6 +67,10 @@ def pod(*containers: dict[str, Any], provider: str | None = None, annotations=No
 
 def one(limits: Limits | None = None, requests: Limits | None = None, **more) -> dict[str, Any]:
     return pod(container("app", limits, requests), **more)
+
+
+def one_on_a_node(limits: Limits, **spec) -> dict[str, Any]:
+    return pod(container("app", limits), nodeName="sgx-1", **spec)
 
 
 def granted(made: dict[str, Any]) -> dict[str, Any]:
@@ -99,6 +104,7 @@ def essence(made: Mapping[str, Any]) -> dict[str, Any]:
             for one in spec.get("tolerations", [])
             if one.get("effect") != "NoExecute"
         ),
+        "selector": spec.get("nodeSelector", {}),
         "annotations": made["metadata"].get("annotations", {}),
     }
 
@@ -150,6 +156,9 @@ def random_pod(random: Random) -> dict[str, Any]:
         spec["tolerations"] = [{"key": random.choice([EPC, AZURE, "x"]), "operator": "Exists", **effect}]
     if random.random() < 0.3:
         spec["serviceAccountName"] = GRANTED
+    if random.random() < 0.2:
+        spec["nodeName"] = "sgx-1"
+        spec["nodeSelector"] = random.choice([{}, {"kubenclave.dev/sgx": "true"}, {"disk": "fast"}])
     provider = random.choice([None, None, "aesmd", "c0", "i0", "nobody"])
     total = {EPC: "7"} if random.random() < 0.1 else None
     return pod(
@@ -279,6 +288,15 @@ CASES: dict[str, Case] = {
         ),
         {"app": {EPC: "1Mi", ENCLAVE: "1"}},
     ),
+    "a node of its own choice": Case(
+        one_on_a_node({AZURE: "1"}), {"app": {EPC: "1Mi", ENCLAVE: "1"}}, selects={"kubenclave.dev/sgx": "true"}
+    ),
+    "a node of its own choice, and a selector": Case(
+        one_on_a_node({EPC: "1Mi"}, nodeSelector={"kubenclave.dev/sgx": "no", "disk": "fast"}),
+        {"app": {EPC: "1Mi", ENCLAVE: "1"}},
+        selects={"kubenclave.dev/sgx": "true", "disk": "fast"},
+    ),
+    "a node of its own choice, without SGX": Case(one_on_a_node({"cpu": "1m"})),
     "a total of its own": Case(
         one({EPC: "1Mi"}, annotations={EPC: "2097152"}), {"app": {EPC: "1Mi", ENCLAVE: "1"}}, total="2097152"
     ),

@@ -24,6 +24,7 @@ from tests.admission_cases import (
     PROVISION,
     container,
     one,
+    one_on_a_node,
     pod,
 )
 from tests.cluster import admission
@@ -80,13 +81,27 @@ def test_the_validating_half_alone_agrees_with_the_table(policies: Policies, rul
 @pytest.mark.kubernetes_1_34
 @pytest.mark.parametrize(
     ("made", "code"),
-    [(one({AZURE: 1}), "admission.untranslated"), (one({EPC: "1Mi"}), "admission.enclave-missing")],
-    ids=["Azure's name", "no enclave"],
+    [
+        (one({AZURE: 1}), "admission.untranslated"),
+        (one({EPC: "1Mi"}), "admission.enclave-missing"),
+        (one_on_a_node({EPC: "1Mi", ENCLAVE: 1}), "admission.node-unchecked"),
+    ],
+    ids=["Azure's name", "no enclave", "past the scheduler"],
 )
 def test_without_the_mutating_half_no_pod_starts_half_equipped(policies: Policies, made, code):
     answer = admission.create(policies(mutating=False), made)
     assert answer.codes == [code]
-    assert "mutating half" in answer.said
+
+
+def test_a_pod_that_names_a_node_without_sgx_does_not_start_there(policies: Policies):
+    cluster = policies()
+    made = one_on_a_node({AZURE: 1})
+    made["spec"]["nodeName"] = "plain-1"
+    assert admission.create(cluster, made, dry_run=False).pod is not None
+    try:
+        assert cluster.wait_pod("case", NAMESPACE, phase="Failed")["status"]["reason"] == "NodeAffinity"
+    finally:
+        cluster.delete("pod", "case", NAMESPACE)
 
 
 @pytest.mark.kubernetes_1_34

@@ -85,7 +85,12 @@ def test_without_a_driver_epc_is_zero_and_a_pod_that_names_the_node_is_refused(s
     refused["spec"]["nodeName"] = "sgx-1"
     sgx.apply(refused)
     failed = sgx.wait_pod("refused", phase="Failed")
-    assert failed["status"]["reason"] in {f"OutOf{EPC}", "OutOfsgx.intel.com/enclave", "UnexpectedAdmissionError"}
+    assert failed["status"]["reason"] in {
+        "NodeAffinity",
+        f"OutOf{EPC}",
+        "OutOfsgx.intel.com/enclave",
+        "UnexpectedAdmissionError",
+    }
     sgx.delete("pod", "refused")
     node.make_sgx_devices()
     published(sgx)

@@ -60,6 +60,7 @@ def test_pods_come_out_as_the_table_says(case, given):
         assert after["annotations"][EPC] == case.total
     if case.limits:
         assert after["volumes"] == list(case.volumes)
+        assert after["selector"] == case.selects
         assert all(any(covers(one, key) for one in admitted.pod["spec"]["tolerations"]) for key in (EPC, AZURE))
     else:
         assert admitted.pod == made

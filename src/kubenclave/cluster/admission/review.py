@@ -6,7 +6,8 @@
 2. A container with EPC gets one enclave device. The provisioning key only goes to whom it was granted.
 3. On the annotation ``sgx.intel.com/quote-provider: aesmd`` it is told to get quotes over the AESM socket, unless its
    author said something else. The socket itself comes with the enclave device, so an old hostPath mount of it goes.
-4. The pod tolerates the taints that keep others off SGX nodes, and says in an annotation how much EPC it takes.
+4. The pod tolerates the taints that keep others off SGX nodes, and says in an annotation how much EPC it takes. If it
+   names its node itself, past the scheduler, it selects nodes with SGX, for the kubelet to refuse it on any other.
 
 Whatever cannot be meant is refused, every reason at once. Applying the rules again changes nothing. Other pods, and
 containers that do not ask for SGX, pass untouched.
@@ -26,6 +27,7 @@ from kubenclave.cluster.admission.table import (
     DEVICES,
     DIALECTS,
     QUOTE_PROVIDER,
+    SELECTED,
     SGX_RESOURCES,
     TOLERATED,
     TOTAL_ANNOTATION,
@@ -67,6 +69,8 @@ def _finish(pod: dict[str, Any], epc: int) -> Iterator[str]:
     tolerations = shape.objects(spec, "tolerations")
     missing = [key for key in TOLERATED if not any(covers(one, key) for one in tolerations)]
     shape.replace(spec, "tolerations", [*tolerations, *map(toleration, missing)])
+    if spec.get("nodeName"):
+        spec["nodeSelector"] = {**shape.mapping(spec, "nodeSelector"), SELECTED: "true"}
     volumes = shape.aesm_volumes(spec) - shape.mounted(spec)
     if volumes:
         kept = [one for one in shape.objects(spec, "volumes") if str(one.get("name")) not in volumes]

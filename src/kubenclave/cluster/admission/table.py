@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from kubenclave.platform.base import SGX_LABEL
 from kubenclave.sgx.epc import (
     ALIBABA_EPC_RESOURCE,
     AZURE_EPC_RESOURCE,
@@ -61,6 +62,13 @@ SGX_RESOURCES: Final = (*(dialect.resource for dialect in DIALECTS), *DEVICES)
 TOLERATED: Final = (EPC_RESOURCE, AZURE_EPC_RESOURCE)
 """Keys of the taints that keep other pods off SGX nodes, in either of the two habits."""
 
+SELECTED: Final = SGX_LABEL
+"""Node label, ``true`` while EPC and devices can be had, that a pod has to select which names its node itself.
+
+It passes the scheduler by, and a kubelet takes resources that its node does not have for somebody else's business: on
+any other node the pod would run, without its device. Selectors it looks at.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -111,8 +119,12 @@ UNTRANSLATED: Final = Refusal(
     "{canonical}, which this cluster counts",
     "the mutating half of admission did not see it: another one added it later, or kubenclave doctor cluster says why",
 )
-"""Only where admission is in two halves: the validating one finds what the mutating one should have changed."""
-
+NODE_UNCHECKED: Final = Refusal(
+    "admission.node-unchecked",
+    f"{SELECTED}: true in nodeSelector, so that its kubelet looks whether there is EPC",
+    "leave nodeName out and the scheduler finds a node, or add the selector",
+)
+"""These two only where admission is in two halves: the validating one finds what the mutating one should change."""
 EXCEEDS_NODES: Final = Refusal(
     "admission.exceeds-nodes",
     "at most {most} bytes, which the largest node has",

@@ -14,6 +14,7 @@ from kubenclave.cluster.admission.table import (
     AESMD,
     DIALECTS,
     QUOTE_PROVIDER,
+    SELECTED,
     SGX_RESOURCES,
     Refusal,
     Rules,
@@ -107,6 +108,15 @@ def positive(resource: str) -> str:
     """Return whether container ``c`` asks for more than nothing of ``resource``, an expression."""
     return f'{resource} in c.limits && quantity(c.limits[{resource}]).isGreaterThan(quantity("0"))'
 
+
+ASKS: Final = f"{names(SGX_RESOURCES)}.exists(r, {positive('r')})"
+"""Whether container ``c`` asks for anything of SGX."""
+
+UNCHECKED: Final = (
+    'object.spec.?nodeName.orValue("") != ""'
+    f' && object.spec.?nodeSelector.orValue({{}})[?{text(SELECTED)}].orValue("") != "true"'
+)
+"""Whether the pod names its node itself, and lets the kubelet take any node for one with SGX."""
 
 NAMED: Final = "variables.dialects.filter(r, r in c.limits)"
 """The dialects that container ``c`` asks in."""

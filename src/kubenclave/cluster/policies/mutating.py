@@ -12,7 +12,7 @@ from kubenclave.cluster.admission.table import (
     AESM_PATHS,
     AESM_VARIABLE,
     AESMD,
-    SGX_RESOURCES,
+    SELECTED,
     TOLERATED,
     TOTAL_ANNOTATION,
 )
@@ -30,7 +30,6 @@ _MOUNTS: Final = "c.own.?volumeMounts.orValue([])"
 _BROUGHT: Final = (
     f'm.name in variables.aesmVolumes && m.mountPath.matches({_AESM_PATTERN}) && m.?subPath.orValue("") == ""'
 )
-_ASKS: Final = f"{cel.names(SGX_RESOURCES)}.exists(r, {cel.positive('r')})"
 
 
 def variables(settings: Settings) -> dict[str, str]:
@@ -46,7 +45,7 @@ def variables(settings: Settings) -> dict[str, str]:
 
 def patch() -> str:
     """Return the patch, an expression of a list of ``JSONPatch``."""
-    parts = (_resources(), _quotes(), _mounts(), _volumes(), _tolerate(), _total())
+    parts = (_resources(), _quotes(), _mounts(), _volumes(), _tolerate(), _select(), _total())
     return " + ".join(f"(\n{indent(part, '  ')})" for part in parts) + "\n"
 
 
@@ -58,7 +57,7 @@ def _of_containers() -> dict[str, str]:
     )
     return {
         "containers": cel.asked(places, container="c.own", more=("path", "own")),
-        "asks": f"variables.containers.filter(c, {_ASKS})",
+        "asks": f"variables.containers.filter(c, {cel.ASKS})",
         "meant": cel.lines(f"""
             variables.asks.filter(c,
               {cel.NAMED}.all(r, {cel.SENSIBLE}) &&
@@ -99,7 +98,7 @@ def _of_pod() -> dict[str, str]:
         "idleVolumes": cel.lines(f"""
             variables.aesmVolumes.filter(n,
               !variables.containers.exists(c, {_MOUNTS}.exists(m,
-                m.name == n && !({_BROUGHT} && {_ASKS}))))
+                m.name == n && !({_BROUGHT} && {cel.ASKS}))))
         """),
         "untolerated": cel.lines(f"""
             {cel.names(TOLERATED)}.filter(k, !{_TOLERATIONS}.exists(t,
@@ -182,6 +181,19 @@ def _tolerate() -> str:
             "key": k, "operator": "Exists", "effect": "NoSchedule"
           }})
         }}] : []
+    """)
+
+
+def _select() -> str:
+    """Select nodes with SGX where the pod names its node itself: the kubelet looks at that, and at nothing of ours."""
+    name = SELECTED.replace("/", "~1")
+    return cel.lines(f"""
+        size(variables.asks) == 0 || !({cel.UNCHECKED}) ? [] :
+        has(object.spec.nodeSelector) ? [JSONPatch{{
+          op: "add", path: "/spec/nodeSelector/{name}", value: "true"
+        }}] : [JSONPatch{{
+          op: "add", path: "/spec/nodeSelector", value: {{{cel.text(SELECTED)}: "true"}}
+        }}]
     """)
 
 

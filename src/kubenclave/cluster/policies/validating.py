@@ -26,6 +26,7 @@ def shared(settings: Settings) -> dict[str, str]:
 
 def rules(settings: Settings) -> dict[str, str]:
     """Return ``findings``, a list of texts, of what no pod may ask for, with the variables it needs."""
+    unchecked = cel.sentence(table.NODE_UNCHECKED, field='"pod: nodeName"', found='object.spec.nodeName + " alone"')
     return {
         **shared(settings),
         "sized": cel.lines(f"""
@@ -55,7 +56,8 @@ def rules(settings: Settings) -> dict[str, str]:
               {settings.enclave_without_epc} == "refuse" && size(c.named) == 0 && size({_DEVICE}) > 0 ? [
                 {_of(table.EPC_MISSING, f"{_DEVICE}[0]", '"none"')}
               ] : [])
-            ).join("; ")).filter(m, m != "")
+            ).join("; ")).filter(m, m != "") +
+            ({cel.UNCHECKED} && variables.sized.exists(c, {cel.ASKS}) ? [{unchecked}] : [])
         """),
     }
 
