@@ -142,6 +142,17 @@ the startup taint, which nobody else can take away.
 {{- end -}}
 {{- end }}
 
+{{/* Where the pods of a Deployment may run, as its values say: .Values.COMPONENT */}}
+{{- define "kubenclave.placement" -}}
+{{- $own := . -}}
+{{- range $key := list "nodeSelector" "affinity" "tolerations" }}
+{{- with index $own $key }}
+{{ $key }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Priority class of a kind of pods: (list $ "node") or (list $ "cluster") */}}
 {{- define "kubenclave.priorityClassName" -}}
 {{- (index (index . 0).Values.priorityClass (index . 1)).name -}}
