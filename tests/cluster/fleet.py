@@ -165,21 +165,22 @@ def fill(api: Api, wanted: Sequence[Object], patience: float = 900) -> tuple[Out
     api.create_all(f"/api/v1/namespaces/{NAMESPACE}/pods", wanted)
     created = time.monotonic() - begin
     while True:
-        unjudged = [pod for pod in api.list(f"/api/v1/namespaces/{NAMESPACE}/pods") if not _judged(pod)]
+        pods = api.list(f"/api/v1/namespaces/{NAMESPACE}/pods")
+        unjudged = [pod for pod in pods if not _judged(pod)]
         if not unjudged:
-            return outcome(api), created, time.monotonic() - begin
+            return outcome(api.list("/api/v1/nodes"), pods), created, time.monotonic() - begin
         if time.monotonic() - begin > patience:
             raise HarnessError(f"{len(unjudged)} pods are neither scheduled nor unschedulable after {patience:.0f} s")
         time.sleep(1 + len(wanted) / 10_000)  # a list of all pods is a load of its own
 
 
-def outcome(api: Api) -> Outcome:
+def outcome(nodes: Iterable[Object], pods: Iterable[Object]) -> Outcome:
     """Return where the pods are, counted anew from what the API server has."""
-    room = {node["metadata"]["name"]: _epc(node["status"]["allocatable"]) for node in api.list("/api/v1/nodes")}
+    room = {node["metadata"]["name"]: _epc(node["status"]["allocatable"]) for node in nodes}
     total = sum(room.values())
     seats = collections.Counter(dict.fromkeys(room, 110))
     pending, misplaced = [], []
-    for pod in api.list(f"/api/v1/namespaces/{NAMESPACE}/pods"):
+    for pod in pods:
         limits = pod["spec"]["containers"][0]["resources"]["limits"]
         where = pod["spec"].get("nodeName")
         if AZURE_EPC_RESOURCE in limits or ENCLAVE_RESOURCE not in limits:

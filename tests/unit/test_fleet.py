@@ -6,21 +6,10 @@ from kubenclave.sgx.epc import EPC_RESOURCE, MIB
 from tests.cluster import fleet
 
 
-class Stored:
-    """What an API server has, without the API server."""
-
-    def __init__(self, nodes, pods):
-        self._found = {"/api/v1/nodes": nodes, f"/api/v1/namespaces/{fleet.NAMESPACE}/pods": pods}
-
-    def list(self, path):
-        return self._found[path]
-
-
 def node(name, mib):
-    taints = []
     ready = [{"type": "Ready", "status": "True"}]
     status = {"allocatable": {EPC_RESOURCE: f"{mib}Mi"}, "conditions": ready}
-    return {"metadata": {"name": name, "labels": {}}, "spec": {"taints": taints}, "status": status}
+    return {"metadata": {"name": name, "labels": {}}, "spec": {"taints": []}, "status": status}
 
 
 def pod(mib, where=None, *, admitted=True):
@@ -32,20 +21,20 @@ def pod(mib, where=None, *, admitted=True):
 
 
 def test_a_node_with_more_requested_than_it_has_is_named():
-    found = fleet.outcome(Stored([node("a", 10), node("b", 10)], [pod(6, "a"), pod(5, "a"), pod(10, "b")]))
+    found = fleet.outcome([node("a", 10), node("b", 10)], [pod(6, "a"), pod(5, "a"), pod(10, "b")])
     assert found.over_committed == ("a",)
     assert found.scheduled == 3
 
 
 def test_a_full_node_is_not_over_committed():
-    found = fleet.outcome(Stored([node("a", 10)], [pod(4, "a"), pod(6, "a"), pod(1)]))
+    found = fleet.outcome([node("a", 10)], [pod(4, "a"), pod(6, "a"), pod(1)])
     assert found.over_committed == ()
     assert (found.scheduled, found.pending, found.largest_room, found.smallest_pending) == (2, 1, 0, MIB)
     assert found.epc_used == 1
 
 
 def test_a_pod_that_admission_missed_is_named():
-    assert fleet.outcome(Stored([node("a", 10)], [pod(4, "a", admitted=False)])).misplaced == ("azure-1",)
+    assert fleet.outcome([node("a", 10)], [pod(4, "a", admitted=False)]).misplaced == ("azure-1",)
 
 
 def test_pods_of_both_dialects_ask_together_for_the_demand():
