@@ -12,6 +12,7 @@ from kubenclave.cluster.api import PODS, Object
 from kubenclave.cluster.api_lightkube import LightkubeApi
 from kubenclave.errors import KubenclaveError
 from tests.cluster.release import AZURE, EPC
+from tests.waiting import eventually
 
 ENCLAVE = "sgx.intel.com/enclave"
 
@@ -46,6 +47,11 @@ class Throughout:
     def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
+
+    def more(self, count: int) -> None:
+        """Wait until so many more have been tried."""
+        wanted = self.created + len(self.refused) + count
+        eventually(lambda: self.created + len(self.refused) >= wanted, 60, f"{count} more pods")
 
     @property
     def longest_refusal(self) -> float:

@@ -64,6 +64,19 @@ def running(cluster):
     return cluster.items("pod", NAMESPACE, "app.kubernetes.io/component=webhook")
 
 
+def settled(cluster, count=2):
+    """Wait until so many replicas are ready, and those before them gone."""
+
+    def there():
+        found = [
+            {one["type"] for one in each["status"]["conditions"] if one["status"] == "True"}
+            for each in running(cluster)
+        ]
+        return len(found) == count and all("Ready" in each for each in found)
+
+    cluster.wait(there, 90, f"{count} replicas", NAMESPACE)
+
+
 def replicas(cluster):
     """Names of the replicas that stay."""
     return [each["metadata"]["name"] for each in running(cluster) if "deletionTimestamp" not in each["metadata"]]
@@ -74,7 +87,7 @@ def test_the_cases_of_admission(webhook, rules):
     admission.prepare(webhook)
     more = {"mode": "webhook", "enclaveWithoutEpc": rules.enclave_without_epc.value}
     release.helm(webhook, "upgrade", {**VALUES, "epcMode": rules.epc_mode.value, "admission": more})
-    webhook.wait(lambda: len(running(webhook)) == 2, 60, "the replicas before to be gone")
+    settled(webhook)
     for case in (case for case in CASES.values() if case.rules == rules):
         admission.check(webhook, case, ours_first=True)
 
@@ -123,7 +136,7 @@ def test_upgrade_and_rollback_leave_certificates_alone_and_nobody_waits(webhook)
     with Throughout(webhook.kubeconfig) as pods:
         release.helm(webhook, "upgrade", {**VALUES, "webhook": {"podAnnotations": {"upgrade": "1"}}})
         release.rollback(webhook)
-        time.sleep(8)
+        settled(webhook)
     assert trusted == bundle(webhook)
     assert secret == webhook.get("secret", SECRET, NAMESPACE)["data"]
     assert pods.created > 20
@@ -133,7 +146,7 @@ def test_upgrade_and_rollback_leave_certificates_alone_and_nobody_waits(webhook)
 def test_a_replica_that_is_deleted_is_not_missed(webhook):
     with Throughout(webhook.kubeconfig) as pods:
         webhook.kubectl("delete", "pod", replicas(webhook)[0], "-n", NAMESPACE)
-        time.sleep(3)
+        settled(webhook)
     assert (pods.refused, pods.untreated) == ([], [])
 
 
@@ -152,7 +165,7 @@ def test_while_it_is_down_sgx_pods_are_refused_and_others_pass(webhook):
 def test_a_killed_replica_lets_nothing_slip(webhook):
     with Throughout(webhook.kubeconfig) as pods:
         webhook.kubectl("delete", "pod", replicas(webhook)[0], "-n", NAMESPACE, "--grace-period=0", "--force")
-        time.sleep(5)
+        settled(webhook)
     assert pods.untreated == []
     assert len(pods.refused) <= 2, pods.refused
 
@@ -177,7 +190,8 @@ def test_from_webhook_to_policies_and_back_nobody_slips_through(webhook):
         with Throughout(webhook.kubeconfig) as pods:
             release.helm(webhook, "upgrade", {**VALUES, "admission": {"mode": mode}})
             ready = time.monotonic()
-            time.sleep(8)
+            settled(webhook, 0 if mode == "policies" else 2)
+            pods.more(50)
         assert pods.untreated == []
         assert pods.created > 20
         if mode == "policies":

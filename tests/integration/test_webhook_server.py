@@ -24,8 +24,8 @@ from kubenclave.cluster.webhook.daemon import Settings, serve
 from kubenclave.cluster.webhook.keeper import Place
 from kubenclave.cluster.webhook.review import Site
 from kubenclave.errors import PlatformError
+from tests.asynchronous import in_a_loop
 from tests.fake_cluster import FakeCluster
-from tests.unit.test_webhook_keeper import in_a_loop
 from tests.unit.test_webhook_review import AZURE, pod, review
 
 PLACE = Place("kubenclave")

@@ -2,17 +2,9 @@
 """Answers to the kubelet go out in one piece each."""
 
 import asyncio
-import functools
 
 from kubenclave.node.kubelet import _OneWrite
-
-
-def in_a_loop(test):
-    @functools.wraps(test)
-    def run():
-        asyncio.run(test())
-
-    return run
+from tests.asynchronous import in_a_loop
 
 
 class Recorded(asyncio.Transport):

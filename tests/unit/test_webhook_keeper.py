@@ -16,19 +16,12 @@ from kubenclave.cluster.webhook.certificates import Lifetimes
 from kubenclave.cluster.webhook.keeper import Keeper, Place
 from kubenclave.errors import ClusterError, UnreachableError
 from kubenclave.wire.metrics import Metrics
+from tests.asynchronous import in_a_loop
 from tests.fake_cluster import FakeCluster
 from tests.unit.test_webhook_certificates import trusts
 
 PLACE = Place("kubenclave")
 LIFETIMES = Lifetimes(dt.timedelta(days=90), dt.timedelta(days=9), dt.timedelta(minutes=2))
-
-
-def in_a_loop(test):
-    @functools.wraps(test)
-    def run(**arguments):
-        asyncio.run(test(**arguments))
-
-    return run
 
 
 class Site:
