@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPUID leaves of real processors, as printed in public reports."""
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,3 +111,38 @@ def test_device_that_is_absent_or_short_tells_nothing(tmp_path: Path) -> None:
     facts = cpuid.read_device(short)
     assert facts is not None
     assert not facts.sgx
+
+
+@pytest.fixture
+def unasked():
+    """The processor has not been asked yet, and will be again afterwards."""
+    cpuid.ask.cache_clear()
+    yield
+    cpuid.ask.cache_clear()
+
+
+@pytest.mark.usefixtures("unasked")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="CPUID is an instruction of x86")
+def test_the_processor_itself_tells_without_any_permission(tmp_path: Path) -> None:
+    facts = cpuid.read(tmp_path / "no-such-device")
+    assert facts is not None
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    assert facts.sgx or "sgx" not in flags
+    assert cpuid.ask() is facts, "asked once"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="CPUID is an instruction of x86")
+def test_an_answer_holds_the_four_registers_in_order() -> None:
+    done = subprocess.run([sys.executable, "-I", cpuid._ASKING], input=bytes(8), capture_output=True, check=True)
+    _, ebx, ecx, edx = (done.stdout[start : start + 4] for start in range(0, 16, 4))
+    assert ebx + edx + ecx in Path("/proc/cpuinfo").read_bytes()  # the maker's name, GenuineIntel say
+
+
+@pytest.mark.usefixtures("unasked")
+@pytest.mark.parametrize("program", ["raise SystemExit(1)", "import os; os.abort()", "print('short')", "raise OSError"])
+def test_where_the_instruction_is_not_to_be_had_nothing_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    (tmp_path / "program.py").write_text(program)
+    monkeypatch.setattr(cpuid, "_ASKING", tmp_path / "program.py")
+    assert cpuid.ask() is None

@@ -17,7 +17,7 @@ from kubenclave.platform.base import (
     EpcSource,
     MachineFacts,
 )
-from kubenclave.platform.linux import kernel
+from kubenclave.platform.linux import cpuid, kernel
 from kubenclave.platform.linux.discover import LinuxPlatform
 
 
@@ -26,7 +26,7 @@ class FakeRoot:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.platform = LinuxPlatform(root, lstat=self.lstat)
+        self.platform = LinuxPlatform(root, lstat=self.lstat, read_cpu=cpuid.read_device)
 
     def write(self, path: str, text: str = "") -> None:
         target = self.root / path

@@ -19,7 +19,8 @@ class LinuxPlatform:
 
     ``lstat`` and ``read_cpu`` stand in for device nodes and CPUID where a test cannot make them.
 
-    The kernel's EPC sizes win. Where it tells none but has a driver (5.11 to 5.16, Intel's driver), CPUID does.
+    The kernel's EPC sizes win. Where it tells none but has a driver (5.11 to 5.16, Intel's driver), CPUID does: that of
+    the processor under us, which ``root`` does not change.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class LinuxPlatform:
             return self._read_cpu(path)
         from kubenclave.platform.linux import cpuid  # noqa: PLC0415  # only where the kernel does not tell the sizes
 
-        return cpuid.read_device(path)
+        return cpuid.read(path)
 
 
 def epc_sections(root: Path) -> tuple[EpcSection, ...]:
