@@ -78,6 +78,9 @@ def test_the_schema_knows_every_value_and_no_other():
         ({"nodeAgent": {"image": {"name": "x"}}}, "/nodeAgent/image"),
         ({"webhook": {"replicas": 0}}, "/webhook/replicas"),
         ({"provision": {"allowed": [{"namespace": "a"}]}}, "serviceAccounts"),
+        ({"provision": {"allowed": [{"namespace": 'a"', "serviceAccounts": ["b"]}]}}, "/provision/allowed/0/namespace"),
+        ({"provision": {"allowed": [{"namespace": "a", "serviceAccounts": ["b: c"]}]}}, "/serviceAccounts/0"),
+        ({"startupTaint": {"key": 'a" || true || "'}}, "/startupTaint/key"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_place(wrong, where):
