@@ -205,6 +205,19 @@ def test_tcp_serves_an_ordinary_http_client() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", None])
+def test_a_port_that_somebody_else_has_is_an_error_of_ours(host: str | None) -> None:
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            async with HealthServer(ROUTES).on_tcp(host, taken.getsockname()[1]):
+                pass
+
+    with pytest.raises(PlatformError) as caught:
+        asyncio.run(run())
+    assert caught.value.code == "serving.port"
+    assert "in use" in str(caught.value)
+
+
 def test_stale_socket_is_replaced_and_a_successor_is_left_alone(short_tmp: Path) -> None:
     path = short_tmp / "s"
     stale = sockets.listen(path, 0o600)

@@ -15,6 +15,7 @@ from typing import Final
 
 import h11
 
+from kubenclave.errors import PlatformError
 from kubenclave.platform import sockets
 
 Route = Callable[[], tuple[int, str, bytes]]
@@ -52,8 +53,19 @@ class HealthServer:
 
     @asynccontextmanager
     async def on_tcp(self, host: str | None, port: int) -> AsyncIterator[int]:
-        """Serve at ``host`` (None: everywhere) inside the block; yields the port, which is a free one if it is 0."""
-        listener = _everywhere(port) if host is None else socket.create_server((host, port))
+        """Serve at ``host`` (None: everywhere) inside the block; yields the port, which is a free one if it is 0.
+
+        Raises PlatformError where the port cannot be had.
+        """
+        try:
+            listener = _everywhere(port) if host is None else socket.create_server((host, port))
+        except OSError as error:
+            raise PlatformError(
+                f"port {port} cannot be served",
+                code="serving.port",
+                found=error.strerror or str(error),
+                hint="another process has it: ss -lntp",
+            ) from error
         server = await asyncio.start_server(self._connected, sock=listener, limit=MAX_HEAD)
         try:
             yield server.sockets[0].getsockname()[1]
