@@ -16,11 +16,12 @@ from kubenclave.cluster.admission import (
     EpcMode,
     Rules,
     admit,
+    shape,
 )
 from kubenclave.cluster.admission.table import covers
 from kubenclave.errors import FormatError, PolicyError
 from kubenclave.sgx.epc import Quantity
-from tests.admission_cases import AZURE, CASES, ENCLAVE, EPC, PROVISION, defaulted, essence, random_pod
+from tests.admission_cases import AESM_VOLUME, AZURE, CASES, ENCLAVE, EPC, PROVISION, defaulted, essence, random_pod
 
 
 def pod(limits=None, requests=None, *, provider=None, name="app", **more) -> dict[str, Any]:
@@ -279,3 +280,13 @@ def test_whatever_pod_is_admitted_once_is_admitted_for_good(random, rules):
     taking = [ask for ask in admitted.asks if ask.sgx]
     assert all(ask.enclave for ask in taking if ask.epc)
     assert not taking or any(covers(one, EPC) for one in admitted.pod["spec"]["tolerations"])
+
+
+def test_volumes_are_looked_through_once_however_many_containers_there_are(monkeypatch):
+    seen = []
+    real = shape.aesm_volumes
+    monkeypatch.setattr(shape, "aesm_volumes", lambda spec: seen.append(spec) or real(spec))
+    made = pod({EPC: "1Mi"})
+    made["spec"] |= {"containers": made["spec"]["containers"] * 50, "volumes": [AESM_VOLUME]}
+    assert len(admit(made).asks) == 50
+    assert len(seen) == 2  # for the containers, and for the pod

@@ -16,6 +16,7 @@ containers that do not ask for SGX, pass untouched.
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from kubenclave.cluster.admission import shape, table
@@ -141,6 +142,11 @@ class _Review:
         elif not any(ask.sgx for ask in asks) and not self.findings:
             self.notes.append(f"annotation {QUOTE_PROVIDER}: no container asks for EPC, so nothing gets quotes")
 
+    @cached_property
+    def _aesm_volumes(self) -> frozenset[str]:
+        """Looked up once: a pod may have thousands of volumes and of containers."""
+        return shape.aesm_volumes(self._spec)
+
     def _check_elsewhere(self) -> None:
         """Refuse what is asked for where neither kubelet nor scheduler look: it would run without."""
         places = [("pod", self._spec)]
@@ -239,9 +245,8 @@ class _Review:
 
     def _quotes(self, container: dict[str, Any]) -> None:
         """Wire a container to the AESM socket that comes with its enclave device."""
-        volumes = shape.aesm_volumes(self._spec)
         mounts = shape.objects(container, "volumeMounts")
-        kept = [mount for mount in mounts if not shape.is_aesm_mount(mount, volumes)]
+        kept = [mount for mount in mounts if not shape.is_aesm_mount(mount, self._aesm_volumes)]
         if len(kept) != len(mounts):
             shape.replace(container, "volumeMounts", kept)
         env = shape.objects(container, "env")
