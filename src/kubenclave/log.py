@@ -10,10 +10,10 @@ standard library's logging comes out in the same form.
 import logging
 import os
 import sys
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
-import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+if TYPE_CHECKING:  # the node agent reads this module, and does without the library: see kubenclave.node.log
+    from structlog.typing import EventDict, Processor, WrappedLogger
 
 LEVEL_VARIABLE: Final = "KUBENCLAVE_LOG_LEVEL"
 
@@ -26,12 +26,13 @@ def configure(service: str, *, simulated: bool = False, json: bool | None = None
     ``json`` None means: unless ``stream`` (stderr by default) is a terminal. The environment variable
     KUBENCLAVE_LOG_LEVEL is debug, info (default), warning or error; anything else is taken for info.
     """
+    import structlog  # noqa: PLC0415  # 28 modules and 2 MB
+
     out = sys.stderr if stream is None else stream
     as_json = not out.isatty() if json is None else json
-    level = _LEVELS.get(os.environ.get(LEVEL_VARIABLE, "").lower(), logging.INFO)
     fixed: dict[str, Any] = {"service": service, **({"simulated": True} if simulated else {})}
 
-    def add_fixed(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    def add_fixed(_logger: "WrappedLogger", _method: str, event: "EventDict") -> "EventDict":
         return {**event, **fixed}
 
     renderer: Processor = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
@@ -44,14 +45,19 @@ def configure(service: str, *, simulated: bool = False, json: bool | None = None
             *([structlog.processors.format_exc_info] if as_json else [_unobeyed]),
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(least()),
         logger_factory=structlog.WriteLoggerFactory(file=out),
         cache_logger_on_first_use=False,  # module-level loggers follow a later configure()
     )
     logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
 
 
-def _unobeyed(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def least() -> int:
+    """Return the level below which nothing is written, in numbers of the standard library's."""
+    return _LEVELS.get(os.environ.get(LEVEL_VARIABLE, "").lower(), logging.INFO)
+
+
+def _unobeyed(_logger: "WrappedLogger", _method: str, event: "EventDict") -> "EventDict":
     """Escape in texts what a terminal would obey: names in them may be other people's."""
     return {
         key: value.encode("unicode_escape").decode() if isinstance(value, str) and not value.isprintable() else value
@@ -63,5 +69,7 @@ class _Forward(logging.Handler):
     """Hands the standard library's records to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        import structlog  # noqa: PLC0415  # loaded by configure()
+
         logger = structlog.get_logger().bind(logger=record.name)
         logger.log(record.levelno, record.getMessage(), exc_info=record.exc_info or None)

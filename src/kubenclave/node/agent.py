@@ -18,14 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Never
 
-import structlog
-
-from kubenclave import log
 from kubenclave.errors import KubenclaveError, first_error
 from kubenclave.node.arguments import new_parser, whole_number
 from kubenclave.node.deviceplugin import EpcMode, Offer, ResourcePlugin, resources
 from kubenclave.node.health import HealthServer
 from kubenclave.node.kubelet import KUBELET_SOCKET, Session, Timing
+from kubenclave.node.log import Logger, configure
 from kubenclave.node.status import Condition, Offering, StatusPage
 from kubenclave.node.watch import Signal, watch_directories
 from kubenclave.platform.base import Inventory, Platform
@@ -38,7 +36,7 @@ STALE_AFTER: Final = 60.0
 if TYPE_CHECKING:  # what belongs to a cluster is loaded only there
     from kubenclave.node.publisher import Publisher
 
-_log = structlog.get_logger()
+_log = Logger()
 
 _EXAMPLES: Final = """examples:
   kubenclave node agent --plugin-dir /var/lib/kubelet/device-plugins --status-socket /run/kubenclave/agent.sock
@@ -52,7 +50,8 @@ _EXAMPLES: Final = """examples:
 class Settings:
     """How the agent runs. ``watched`` are the folders in which hardware comes and goes, ``interval`` in seconds.
 
-    ``publisher`` tells the Node of a cluster; ``health_port`` serves probes and metrics on all addresses (0: any port).
+    ``publisher`` tells the Node of a cluster; ``health_port`` serves probes and metrics on all addresses (0: any port);
+    ``pod_resources`` is the kubelet's socket that tells which pods have devices.
     """
 
     platform: Platform
@@ -64,6 +63,7 @@ class Settings:
     timing: Timing = field(default_factory=Timing)
     publisher: "Publisher | None" = None
     health_port: int | None = None
+    pod_resources: Path | None = None
 
 
 class Agent:
@@ -72,7 +72,9 @@ class Agent:
     def __init__(self, settings: Settings) -> None:
         self.condition = Condition()
         self._settings = settings
-        self._page = StatusPage(self.condition, settings.publisher, stale=STALE_AFTER + settings.interval)
+        self._page = StatusPage(
+            self.condition, settings.publisher, settings.pod_resources, stale=STALE_AFTER + settings.interval
+        )
         self._told: tuple[Inventory | None, str] = (None, "")
 
     async def run(self) -> Never:
@@ -226,6 +228,11 @@ def _add_cluster_options(options: argparse.ArgumentParser) -> None:
         "--await-aesm", action="store_true", help="ready only while somebody answers in the directory of --aesm-dir"
     )
     cluster.add_argument(
+        "--pod-resources",
+        metavar="PATH",
+        help="the kubelet's pod-resources socket: metrics tell the devices of each pod",
+    )
+    cluster.add_argument(
         "--health-port", metavar="N", type=whole_number(0), help="serve /healthz /readyz /metrics on this TCP port too"
     )
 
@@ -259,6 +266,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         ),
         publisher=None if arguments.node_name is None else _publisher_of(arguments),
         health_port=arguments.health_port,
+        pod_resources=None if arguments.pod_resources is None else Path(arguments.pod_resources),
     )
 
 
@@ -281,7 +289,7 @@ def _publisher_of(arguments: argparse.Namespace) -> "Publisher":
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the agent until SIGTERM or SIGINT and return the exit code: 0, or that of what stopped it."""
     arguments = parser().parse_args(argv)
-    log.configure("node-agent", simulated=arguments.simulated_cpu is not None)
+    configure("node-agent", simulated=arguments.simulated_cpu is not None)
     stopped: KubenclaveError | None = None
     try:
         asyncio.run(_until_signal(Agent(settings_of(arguments))))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Staying registered with the kubelet: the only module that knows how gRPC is done.
+"""Staying registered with the kubelet: the only module that knows how plugins are served over gRPC.
 
 A session serves one resource on a socket of its own, registers it, and then holds: as long as the kubelet's
 ``kubelet.sock`` and our own socket are the ones we know and the kubelet keeps ``ListAndWatch`` open, all is well.
@@ -17,7 +17,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Never, Protocol, TypeVar
 
-import structlog
 from grpclib.client import Channel
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
@@ -27,6 +26,7 @@ from grpclib.server import Server, Stream
 from kubenclave._proto import deviceplugin_pb2 as pb
 from kubenclave._proto.deviceplugin_grpc import DevicePluginBase, RegistrationBase, RegistrationStub
 from kubenclave.errors import KubenclaveError, UnreachableError, UsageError
+from kubenclave.node.log import Logger
 from kubenclave.node.watch import Signal
 from kubenclave.platform import sockets
 
@@ -35,7 +35,7 @@ KUBELET_SOCKET: Final = "kubelet.sock"
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
-_log = structlog.get_logger()
+_log = Logger()
 
 
 class Plugin(Protocol):

@@ -15,10 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Never
 
-import structlog
-
 from kubenclave.errors import KubenclaveError, UnreachableError
 from kubenclave.node.api import STRATEGIC_PATCH, NodeApi
+from kubenclave.node.log import Logger
 from kubenclave.node.publish import (
     Event,
     Facts,
@@ -52,7 +51,7 @@ _FAREWELL: Final = 2.0
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h
 _KEPT: Final = 16384
 
-_log = structlog.get_logger()
+_log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
