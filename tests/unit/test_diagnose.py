@@ -13,13 +13,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from kubenclave.cluster import api as cluster
 from kubenclave.cluster.api import Listing
-from kubenclave.cluster.diagnose.examine import judge_cluster, judge_pod, read
-from kubenclave.cluster.diagnose.model import Layer, Snapshot, Source, State, worst
+from kubenclave.cluster.diagnose.examine import CLUSTER_KINDS, NAMESPACE_KINDS, judge_cluster, judge_pod, read
+from kubenclave.cluster.diagnose.model import Layer, Snapshot, State, worst
 from kubenclave.cluster.diagnose.scheduling import tolerates
 from kubenclave.errors import ClusterError
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
+KINDS = (*CLUSTER_KINDS, *NAMESPACE_KINDS)
 READY = {"type": "Ready", "status": "True"}
 SGX_READY = {"type": "SGXReady", "status": "True", "reason": "Usable", "message": "all is well"}
 EPC, AZURE, ENCLAVE = "sgx.intel.com/epc", "kubernetes.azure.com/sgx_epc_mem_in_MiB", "sgx.intel.com/enclave"
@@ -70,20 +72,20 @@ def good():
     mutating, mutating_bindings = policy_pair()
     validating, validating_bindings = policy_pair("validate")
     return {
-        Source.NODES: [node(), named("plain-1", status={"conditions": [READY]})],
-        Source.PODS: [agent_pod(), agent_pod("kubenclave-quote-helper"), pod("runs", "sgx-1", phase="Running")],
-        Source.DAEMON_SETS: [daemon_set("kubenclave-node-agent"), daemon_set("kubenclave-quote-helper")],
-        Source.DEPLOYMENTS: [deployment("kubenclave-exporter"), deployment("unrelated", 0)],
-        Source.MUTATING_POLICIES: mutating,
-        Source.MUTATING_BINDINGS: mutating_bindings,
-        Source.VALIDATING_POLICIES: validating,
-        Source.VALIDATING_BINDINGS: validating_bindings,
+        cluster.NODES: [node(), named("plain-1", status={"conditions": [READY]})],
+        cluster.PODS: [agent_pod(), agent_pod("kubenclave-quote-helper"), pod("runs", "sgx-1", phase="Running")],
+        cluster.DAEMON_SETS: [daemon_set("kubenclave-node-agent"), daemon_set("kubenclave-quote-helper")],
+        cluster.DEPLOYMENTS: [deployment("kubenclave-exporter"), deployment("unrelated", 0)],
+        cluster.MUTATING_POLICIES: mutating,
+        cluster.MUTATING_BINDINGS: mutating_bindings,
+        cluster.VALIDATING_POLICIES: validating,
+        cluster.VALIDATING_BINDINGS: validating_bindings,
     }
 
 
 def changed(**more):
-    """The good cluster with other objects of some sources."""
-    return {**good(), **{Source[name]: value for name, value in more.items()}}
+    """The good cluster with other objects of some kinds."""
+    return {**good(), **{getattr(cluster, name): value for name, value in more.items()}}
 
 
 def webhook(bundle="", policy="Fail"):
@@ -103,8 +105,8 @@ def codes(findings, *, but=(State.OK,)):
     return [finding.code for finding in findings if finding.state not in but]
 
 
-def examine(objects, version=(1, 36), **denied):
-    snapshot = Snapshot(version, objects, {Source[name]: why for name, why in denied.items()})
+def examine(objects, version=(1, 36), denied=()):
+    snapshot = Snapshot(version, objects, dict.fromkeys(denied, "may not be read"))
     return judge_cluster(snapshot, NOW)
 
 
@@ -125,13 +127,15 @@ BROKEN = {"type": "SGXReady", "status": "False", "reason": "NoDriver", "message"
 CLUSTERS = {
     "doctor.not-installed": changed(DAEMON_SETS=[]),
     "doctor.installed-twice": changed(
-        DAEMON_SETS=[*good()[Source.DAEMON_SETS], daemon_set("kubenclave-node-agent", namespace="other")]
+        DAEMON_SETS=[*good()[cluster.DAEMON_SETS], daemon_set("kubenclave-node-agent", namespace="other")]
     ),
     "doctor.no-quote-helper": changed(DAEMON_SETS=[daemon_set("kubenclave-node-agent")]),
     "doctor.part-not-ready": changed(DEPLOYMENTS=[deployment("kubenclave-webhook", 1, 2)]),
-    "doctor.part-nowhere": changed(DAEMON_SETS=[*good()[Source.DAEMON_SETS], daemon_set("kubenclave-simulator", 0, 0)]),
+    "doctor.part-nowhere": changed(
+        DAEMON_SETS=[*good()[cluster.DAEMON_SETS], daemon_set("kubenclave-simulator", 0, 0)]
+    ),
     "doctor.foreign-plugin": changed(
-        DAEMON_SETS=[*good()[Source.DAEMON_SETS], daemon_set("p", image="intel/intel-sgx-plugin:0.36@sha256:00")]
+        DAEMON_SETS=[*good()[cluster.DAEMON_SETS], daemon_set("p", image="intel/intel-sgx-plugin:0.36@sha256:00")]
     ),
     "doctor.no-admission": changed(MUTATING_POLICIES=[], MUTATING_BINDINGS=[]),
     "doctor.policy-unbound": changed(VALIDATING_BINDINGS=[]),
@@ -141,10 +145,10 @@ CLUSTERS = {
         ]
     ),
     "doctor.no-validation": changed(VALIDATING_POLICIES=[], VALIDATING_BINDINGS=[]),
-    "doctor.webhook-no-ca": changed(WEBHOOKS=webhook()),
-    "doctor.webhook-fails-open": changed(WEBHOOKS=webhook(authority(NOW - DAY, NOW + DAY), "Ignore")),
-    "doctor.certificate-expired": changed(WEBHOOKS=webhook(authority(NOW - 2 * DAY, NOW - DAY))),
-    "doctor.certificate-overdue": changed(WEBHOOKS=webhook(authority(NOW - 99 * DAY, NOW + DAY))),
+    "doctor.webhook-no-ca": changed(MUTATING_WEBHOOKS=webhook()),
+    "doctor.webhook-fails-open": changed(MUTATING_WEBHOOKS=webhook(authority(NOW - DAY, NOW + DAY), "Ignore")),
+    "doctor.certificate-expired": changed(MUTATING_WEBHOOKS=webhook(authority(NOW - 2 * DAY, NOW - DAY))),
+    "doctor.certificate-overdue": changed(MUTATING_WEBHOOKS=webhook(authority(NOW - 99 * DAY, NOW + DAY))),
     "doctor.no-sgx-node": changed(NODES=[named("plain-1")], PODS=[]),
     "doctor.node-down": changed(NODES=[node(conditions=[SGX_READY])]),
     "doctor.node-not-ready": changed(NODES=[node(conditions=[READY, BROKEN])]),
@@ -225,16 +229,16 @@ def test_an_old_server():
     assert codes(examine(good(), (1, 29))) == ["doctor.version"]
 
 
-@pytest.mark.parametrize("source", Source)
-def test_what_may_not_be_read_is_said_and_nothing_is_made_of_it(source):
-    objects = {key: value for key, value in good().items() if key is not source}
-    findings = examine(objects, **{source.name: "may not be read"})
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_what_may_not_be_read_is_said_and_nothing_is_made_of_it(kind):
+    objects = {key: value for key, value in good().items() if key is not kind}
+    findings = examine(objects, denied=[kind])
     assert codes(findings) == ["doctor.permission"]
     assert worst(findings) is None
 
 
 def test_nothing_may_be_read():
-    findings = examine({}, **{source.name: "may not be read" for source in Source})
+    findings = examine({}, denied=KINDS)
     assert set(codes(findings)) == {"doctor.permission"}
 
 
@@ -242,7 +246,7 @@ def test_nothing_may_be_read():
 
 
 def examine_pod(wanted, objects=None, **events):
-    snapshot = Snapshot((1, 36), objects or good() | {Source.EVENTS: list(events.values())})
+    snapshot = Snapshot((1, 36), objects or good() | {cluster.EVENTS: list(events.values())})
     return judge_pod("shop", "web", wanted, snapshot)
 
 
@@ -268,7 +272,7 @@ AESM = {"name": "SGX_AESM_ADDR", "value": "1"}
 
 def test_a_running_pod_with_quotes_lacks_nothing():
     wanted = running(env=[AESM])
-    findings = examine_pod(wanted, changed(PODS=[*good()[Source.PODS][:2], wanted]))
+    findings = examine_pod(wanted, changed(PODS=[*good()[cluster.PODS][:2], wanted]))
     assert codes(findings) == []
     assert findings[-1].found == "a quote helper serves AESM here"
 
@@ -368,11 +372,11 @@ def test_a_pod_that_is_not_there():
 def test_a_quota_that_is_used_up():
     key = f"requests.{EPC}"
     quota = named("epc", "shop", status={"hard": {key: "64Mi"}, "used": {key: "64Mi"}})
-    objects = changed(QUOTAS=[quota])
+    objects = changed(RESOURCE_QUOTAS=[quota])
     assert codes(examine_pod(running(), objects)) == ["doctor.quota-used-up"]
     less = deepcopy(quota)
     less["status"]["used"][key] = "32Mi"
-    assert codes(examine_pod(running(), changed(QUOTAS=[less]))) == []
+    assert codes(examine_pod(running(), changed(RESOURCE_QUOTAS=[less]))) == []
 
 
 @pytest.mark.parametrize(
@@ -409,9 +413,9 @@ class FakeApi:
 def test_what_is_read_of_a_cluster():
     snapshot = asyncio.run(read(FakeApi(), namespace="shop"))  # type: ignore[arg-type]
     assert snapshot.version == (1, 34)
-    assert [one["metadata"]["name"] for one in snapshot.of(Source.PODS)] == ["web", "kubenclave-node-agent-x"]
-    assert snapshot.denied == {Source.QUOTAS: "may not be read: API server: quotas is forbidden"}
-    assert snapshot.can_tell(Source.MUTATING_POLICIES)
+    assert [one["metadata"]["name"] for one in snapshot.of(cluster.PODS)] == ["web", "kubenclave-node-agent-x"]
+    assert snapshot.denied == {cluster.RESOURCE_QUOTAS: "may not be read: API server: quotas is forbidden"}
+    assert snapshot.can_tell(cluster.MUTATING_POLICIES)
 
 
 class AwayApi(FakeApi):

@@ -50,23 +50,19 @@ class Kind:
 
 
 NODES: Final = Kind("", "v1", "nodes")
-NAMESPACES: Final = Kind("", "v1", "namespaces")
 PODS: Final = Kind("", "v1", "pods", namespaced=True)
 EVENTS: Final = Kind("", "v1", "events", namespaced=True)
 SECRETS: Final = Kind("", "v1", "secrets", namespaced=True)
 CONFIG_MAPS: Final = Kind("", "v1", "configmaps", namespaced=True)
-SERVICES: Final = Kind("", "v1", "services", namespaced=True)
 RESOURCE_QUOTAS: Final = Kind("", "v1", "resourcequotas", namespaced=True)
 DEPLOYMENTS: Final = Kind("apps", "v1", "deployments", namespaced=True)
 DAEMON_SETS: Final = Kind("apps", "v1", "daemonsets", namespaced=True)
-LEASES: Final = Kind("coordination.k8s.io", "v1", "leases", namespaced=True)
 MUTATING_WEBHOOKS: Final = Kind("admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations")
 MUTATING_POLICIES: Final = Kind("admissionregistration.k8s.io", "v1", "mutatingadmissionpolicies")
 MUTATING_BINDINGS: Final = Kind("admissionregistration.k8s.io", "v1", "mutatingadmissionpolicybindings")
 VALIDATING_POLICIES: Final = Kind("admissionregistration.k8s.io", "v1", "validatingadmissionpolicies")
 VALIDATING_BINDINGS: Final = Kind("admissionregistration.k8s.io", "v1", "validatingadmissionpolicybindings")
 TOKEN_REVIEWS: Final = Kind("authentication.k8s.io", "v1", "tokenreviews")
-ACCESS_REVIEWS: Final = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from typing import Final
 
 from cryptography import x509
 
+from kubenclave.cluster import api as cluster
 from kubenclave.cluster.api import Object
 from kubenclave.cluster.diagnose.model import (
     Diagnosis,
     Layer,
     Snapshot,
-    Source,
     State,
     name_of,
     ours,
@@ -30,28 +30,28 @@ _SAID: Final = 200
 
 def check_mutation(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Look for what turns dialects into one and adds the enclave device."""
-    policies, webhooks = ours(snapshot.of(Source.MUTATING_POLICIES)), ours(snapshot.of(Source.WEBHOOKS))
+    policies, webhooks = ours(snapshot.of(cluster.MUTATING_POLICIES)), ours(snapshot.of(cluster.MUTATING_WEBHOOKS))
     if not policies and not webhooks:
         half = "policies" if snapshot.version >= POLICIES_SINCE else "webhook"
         step = f"install the chart with admission.mode {half}: pods in other dialects are not translated, none is wired"
         yield Diagnosis(
             Layer.ADMISSION, State.PROBLEM, "mutation", "neither policy nor webhook", "doctor.no-admission", step
         )
-    yield from _bound(policies, ours(snapshot.of(Source.MUTATING_BINDINGS)), "MutatingAdmissionPolicy")
+    yield from _bound(policies, ours(snapshot.of(cluster.MUTATING_BINDINGS)), "MutatingAdmissionPolicy")
 
 
 def check_validation(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Look for what refuses half-equipped pods, and the provisioning key to whom it was not granted."""
-    policies = ours(snapshot.of(Source.VALIDATING_POLICIES))
+    policies = ours(snapshot.of(cluster.VALIDATING_POLICIES))
     if not policies:
         step = "install the chart anew: pods could run without their device, and anybody could ask for the key"
         yield Diagnosis(Layer.ADMISSION, State.PROBLEM, "validation", "no policy", "doctor.no-validation", step)
-    yield from _bound(policies, ours(snapshot.of(Source.VALIDATING_BINDINGS)), "ValidatingAdmissionPolicy")
+    yield from _bound(policies, ours(snapshot.of(cluster.VALIDATING_BINDINGS)), "ValidatingAdmissionPolicy")
 
 
 def check_webhooks(snapshot: Snapshot, now: dt.datetime) -> Iterator[Diagnosis]:
     """Look at how the API server reaches our webhook."""
-    for configuration in ours(snapshot.of(Source.WEBHOOKS)):
+    for configuration in ours(snapshot.of(cluster.MUTATING_WEBHOOKS)):
         for webhook in configuration.get("webhooks") or ():
             subject = f"webhook {webhook.get('name', '')}"
             if webhook.get("failurePolicy", "Fail") != "Fail":

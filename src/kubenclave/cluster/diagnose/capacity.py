@@ -4,9 +4,10 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from kubenclave.cluster import api as cluster
 from kubenclave.cluster.admission.table import DIALECTS
 from kubenclave.cluster.api import Object
-from kubenclave.cluster.diagnose.model import Diagnosis, Layer, Snapshot, Source, State
+from kubenclave.cluster.diagnose.model import Diagnosis, Layer, Snapshot, State
 from kubenclave.cluster.epc import amount_of, containers, node_epc, pod_epc, resources_of
 from kubenclave.sgx.epc import AZURE_EPC_RESOURCE, ENCLAVE_RESOURCE, EPC_RESOURCE, amount
 
@@ -15,12 +16,12 @@ def check_commitments(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Compare what the pods of each node were promised with what it has."""
     taken: Counter[str] = Counter()
     waiting = []
-    for pod in map(pod_epc, snapshot.of(Source.PODS)):
+    for pod in map(pod_epc, snapshot.of(cluster.PODS)):
         if pod is not None and pod.node is not None:
             taken[pod.node] += pod.epc
         elif pod is not None:
             waiting.append(pod)
-    nodes = [node_epc(node) for node in snapshot.of(Source.NODES)]
+    nodes = [node_epc(node) for node in snapshot.of(cluster.NODES)]
     for node in nodes:
         if taken[node.name] > node.capacity > 0:
             found = f"{amount(taken[node.name])} promised, {amount(node.capacity)} there"
@@ -44,7 +45,7 @@ def check_commitments(snapshot: Snapshot) -> Iterator[Diagnosis]:
 def check_equipment(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Look for pods that have a node and EPC, but no enclave device or a name that nobody translated."""
     ledger = ledger_of(snapshot)
-    for pod in snapshot.of(Source.PODS):
+    for pod in snapshot.of(cluster.PODS):
         wanted = pod_epc(pod)
         if wanted is None or wanted.node is None:
             continue
@@ -58,7 +59,7 @@ def check_equipment(snapshot: Snapshot) -> Iterator[Diagnosis]:
 
 def ledger_of(snapshot: Snapshot) -> str:
     """Return the name under which this cluster counts EPC: by the MiB only where no node counts bytes."""
-    counted = {name for node in snapshot.of(Source.NODES) for name in node_epc(node).ledgers}
+    counted = {name for node in snapshot.of(cluster.NODES) for name in node_epc(node).ledgers}
     return AZURE_EPC_RESOURCE if counted == {AZURE_EPC_RESOURCE} else EPC_RESOURCE
 
 

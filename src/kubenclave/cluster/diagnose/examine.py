@@ -3,45 +3,43 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from kubenclave.cluster import api as cluster
 from kubenclave.cluster.api import ClusterApi, Kind, Object
 from kubenclave.cluster.diagnose import admission, capacity, nodes, parts, pod
-from kubenclave.cluster.diagnose.model import OURS, Diagnosis, Layer, Snapshot, Source, labels_of
+from kubenclave.cluster.diagnose.model import OURS, Diagnosis, Layer, Snapshot, labels_of
 from kubenclave.errors import ClusterError
 
-_KINDS: Final[Mapping[Source, Kind]] = {
-    Source.NODES: cluster.NODES,
-    Source.PODS: cluster.PODS,
-    Source.EVENTS: cluster.EVENTS,
-    Source.QUOTAS: cluster.RESOURCE_QUOTAS,
-    Source.DAEMON_SETS: cluster.DAEMON_SETS,
-    Source.DEPLOYMENTS: cluster.DEPLOYMENTS,
-    Source.MUTATING_POLICIES: cluster.MUTATING_POLICIES,
-    Source.MUTATING_BINDINGS: cluster.MUTATING_BINDINGS,
-    Source.VALIDATING_POLICIES: cluster.VALIDATING_POLICIES,
-    Source.VALIDATING_BINDINGS: cluster.VALIDATING_BINDINGS,
-    Source.WEBHOOKS: cluster.MUTATING_WEBHOOKS,
-}
-_OF_A_NAMESPACE: Final = frozenset({Source.EVENTS, Source.QUOTAS})
+CLUSTER_KINDS: Final = (
+    cluster.NODES,
+    cluster.PODS,
+    cluster.DAEMON_SETS,
+    cluster.DEPLOYMENTS,
+    cluster.MUTATING_POLICIES,
+    cluster.MUTATING_BINDINGS,
+    cluster.VALIDATING_POLICIES,
+    cluster.VALIDATING_BINDINGS,
+    cluster.MUTATING_WEBHOOKS,
+)
+NAMESPACE_KINDS: Final = (cluster.EVENTS, cluster.RESOURCE_QUOTAS)
 """Read for the namespace of one pod only."""
 
 Check = Callable[[Snapshot], Iterator[Diagnosis]]
 
-_CLUSTER_CHECKS: Final[Sequence[tuple[Check, Sequence[Source]]]] = (
+_CLUSTER_CHECKS: Final[Sequence[tuple[Check, Sequence[Kind]]]] = (
     (parts.check_version, ()),
     (parts.check_denied, ()),
-    (parts.check_daemon_sets, (Source.DAEMON_SETS,)),
-    (parts.check_deployments, (Source.DEPLOYMENTS,)),
-    (pod.check_own, (Source.PODS,)),
-    (parts.check_foreign, (Source.DAEMON_SETS,)),
-    (admission.check_mutation, (Source.MUTATING_POLICIES, Source.MUTATING_BINDINGS, Source.WEBHOOKS)),
-    (admission.check_validation, (Source.VALIDATING_POLICIES, Source.VALIDATING_BINDINGS)),
-    (nodes.check_nodes, (Source.NODES,)),
-    (capacity.check_commitments, (Source.NODES, Source.PODS)),
-    (capacity.check_equipment, (Source.NODES, Source.PODS)),
+    (parts.check_daemon_sets, (cluster.DAEMON_SETS,)),
+    (parts.check_deployments, (cluster.DEPLOYMENTS,)),
+    (pod.check_own, (cluster.PODS,)),
+    (parts.check_foreign, (cluster.DAEMON_SETS,)),
+    (admission.check_mutation, (cluster.MUTATING_POLICIES, cluster.MUTATING_BINDINGS, cluster.MUTATING_WEBHOOKS)),
+    (admission.check_validation, (cluster.VALIDATING_POLICIES, cluster.VALIDATING_BINDINGS)),
+    (nodes.check_nodes, (cluster.NODES,)),
+    (capacity.check_commitments, (cluster.NODES, cluster.PODS)),
+    (capacity.check_equipment, (cluster.NODES, cluster.PODS)),
 )
 """Each check with what it must have read to be able to tell."""
 
@@ -51,7 +49,7 @@ _POD_CHECKS: Final = (pod.check_place, pod.check_start, pod.check_quotes)
 def judge_cluster(snapshot: Snapshot, now: dt.datetime) -> list[Diagnosis]:
     """Examine a cluster layer by layer; ``now`` is what its certificates are held against."""
     found = [one for check, needs in _CLUSTER_CHECKS if snapshot.can_tell(*needs) for one in check(snapshot)]
-    if snapshot.can_tell(Source.WEBHOOKS):
+    if snapshot.can_tell(cluster.MUTATING_WEBHOOKS):
         found += admission.check_webhooks(snapshot, now)
     order = {layer: position for position, layer in enumerate(Layer)}
     return sorted(found, key=lambda one: order[one.layer])
@@ -74,15 +72,17 @@ async def read(api: ClusterApi, *, namespace: str | None = None) -> Snapshot:
     What the account may not read is left out and said. Raises ClusterError and UnreachableError for all else.
     """
     version = await api.read("/version")
-    sources = [source for source in _KINDS if namespace is not None or source not in _OF_A_NAMESPACE]
-    read_all = [_read(api, source, namespace if source in _OF_A_NAMESPACE else None) for source in sources]
-    objects: dict[Source, Sequence[Object]] = {}
-    denied: dict[Source, str] = {}
-    for source, result in zip(sources, await asyncio.gather(*read_all), strict=True):
+    places: dict[Kind, str | None] = dict.fromkeys(CLUSTER_KINDS)
+    if namespace is not None:
+        places |= dict.fromkeys(NAMESPACE_KINDS, namespace)
+    read_all = [_read(api, kind, where) for kind, where in places.items()]
+    objects: dict[Kind, Sequence[Object]] = {}
+    denied: dict[Kind, str] = {}
+    for kind, result in zip(places, await asyncio.gather(*read_all), strict=True):
         if isinstance(result, str):
-            denied[source] = result
+            denied[kind] = result
         else:
-            objects[source] = result
+            objects[kind] = result
     return Snapshot(_version(version), objects, denied)
 
 
@@ -96,11 +96,11 @@ async def read_pod(api: ClusterApi, namespace: str, name: str) -> Object | None:
         raise
 
 
-async def _read(api: ClusterApi, source: Source, namespace: str | None) -> Sequence[Object] | str:
-    """Return the objects of a source, or why they could not be read. A kind that the server lacks has none."""
+async def _read(api: ClusterApi, kind: Kind, namespace: str | None) -> Sequence[Object] | str:
+    """Return the objects of a kind, or why they could not be read. A kind that the server lacks has none."""
     try:
-        keep = _kept if source is Source.PODS else None
-        return (await api.list(_KINDS[source], namespace=namespace, keep=keep)).items
+        keep = _kept if kind is cluster.PODS else None
+        return (await api.list(kind, namespace=namespace, keep=keep)).items
     except ClusterError as error:
         if error.code == cluster.NOT_FOUND:
             return ()

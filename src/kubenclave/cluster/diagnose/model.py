@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from kubenclave.cluster.api import Object
+from kubenclave.cluster.api import Kind, Object
 
 NODE_AGENT: Final = "kubenclave-node-agent"
 QUOTE_HELPER: Final = "kubenclave-quote-helper"
@@ -60,41 +60,25 @@ class Diagnosis:
         }
 
 
-class Source(StrEnum):
-    """What is read of a cluster, by the plural name in the API."""
-
-    NODES = "nodes"
-    PODS = "pods"
-    EVENTS = "events"
-    QUOTAS = "resourcequotas"
-    DAEMON_SETS = "daemonsets"
-    DEPLOYMENTS = "deployments"
-    MUTATING_POLICIES = "mutatingadmissionpolicies"
-    MUTATING_BINDINGS = "mutatingadmissionpolicybindings"
-    VALIDATING_POLICIES = "validatingadmissionpolicies"
-    VALIDATING_BINDINGS = "validatingadmissionpolicybindings"
-    WEBHOOKS = "mutatingwebhookconfigurations"
-
-
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A cluster as it was read.
 
-    ``objects`` has what could be read by its source; ``denied`` why the rest could not. A source that the server
+    ``objects`` has what could be read by its kind; ``denied`` why the rest could not. A kind that the server
     does not have is an empty list: whoever looks for our objects finds none, as it is.
     """
 
     version: tuple[int, int]
-    objects: Mapping[Source, Sequence[Object]] = field(default_factory=dict)
-    denied: Mapping[Source, str] = field(default_factory=dict)
+    objects: Mapping[Kind, Sequence[Object]] = field(default_factory=dict)
+    denied: Mapping[Kind, str] = field(default_factory=dict)
 
-    def of(self, source: Source) -> Sequence[Object]:
-        """Return the objects of a source, none where it could not be read."""
-        return self.objects.get(source, ())
+    def of(self, kind: Kind) -> Sequence[Object]:
+        """Return the objects of a kind, none where it could not be read."""
+        return self.objects.get(kind, ())
 
-    def can_tell(self, *sources: Source) -> bool:
+    def can_tell(self, *kinds: Kind) -> bool:
         """Tell whether all of these were read, so that what is not among them does not exist."""
-        return not any(source in self.denied for source in sources)
+        return not any(kind in self.denied for kind in kinds)
 
 
 def worst(findings: Iterable[Diagnosis]) -> Diagnosis | None:

@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 from typing import Final
 
+from kubenclave.cluster import api as cluster
 from kubenclave.cluster.admission.table import TOLERATED
 from kubenclave.cluster.api import Object
 from kubenclave.cluster.diagnose.model import (
@@ -11,7 +12,6 @@ from kubenclave.cluster.diagnose.model import (
     Diagnosis,
     Layer,
     Snapshot,
-    Source,
     State,
     annotations_of,
     labels_of,
@@ -42,10 +42,10 @@ TAINT_OPTION: Final = "--startup-taint="
 
 def check_nodes(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Look at every node that has, had or should have SGX."""
-    marked = [one for one in snapshot.of(Source.NODES) if is_sgx(one)]
+    marked = [one for one in snapshot.of(cluster.NODES) if is_sgx(one)]
     if not marked:
         step = "label the SGX nodes kubenclave.dev/sgx-node=true; without hardware: simulated.enabled"
-        found = f"none of {len(snapshot.of(Source.NODES))} has a label, taint or resource of SGX"
+        found = f"none of {len(snapshot.of(cluster.NODES))} has a label, taint or resource of SGX"
         yield Diagnosis(Layer.NODES, State.PROBLEM, "nodes", found, "doctor.no-sgx-node", step)
     for node in marked:
         yield from check_node(node, snapshot)
@@ -67,9 +67,9 @@ def check_node(node: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
         problems.append(_about(node, State.WARNING, "AESM does not answer", "doctor.node-without-aesm", step))
     yield from problems
     if not any(one.state is State.PROBLEM for one in problems):
-        taken = sum(pod.epc for pod in map(pod_epc, snapshot.of(Source.PODS)) if pod and pod.node == epc.name)
+        taken = sum(pod.epc for pod in map(pod_epc, snapshot.of(cluster.PODS)) if pod and pod.node == epc.name)
         text = f"{amount(epc.allocatable)} of EPC" + (", SIMULATED" if epc.simulated else "")
-        if snapshot.can_tell(Source.PODS):
+        if snapshot.can_tell(cluster.PODS):
             text += f", {amount(max(epc.allocatable - taken, 0))} free"
         yield _about(node, State.OK, text)
 
@@ -85,9 +85,9 @@ def _agent(node: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
         found = f"{told.get('reason', 'not ready')}: {told.get('message', '')}"
         step = "on that node: kubenclave doctor node tells which layer is missing"
         yield _about(node, State.PROBLEM, found, "doctor.node-not-ready", step)
-    if not snapshot.can_tell(Source.PODS):
+    if not snapshot.can_tell(cluster.PODS):
         return
-    running = list(owned(snapshot.of(Source.PODS), NODE_AGENT, name_of(node)))
+    running = list(owned(snapshot.of(cluster.PODS), NODE_AGENT, name_of(node)))
     if not running:
         step = "see nodeAgent.nodeSelector, nodeAgent.affinity and nodeAgent.tolerations of the chart"
         yield _about(node, State.PROBLEM, "no node agent runs here", "doctor.node-without-agent", step)
@@ -139,7 +139,7 @@ def _awaited(snapshot: Snapshot) -> set[str]:
     """Return the startup taints that node agents were told to take away."""
     return {
         str(argument).removeprefix(TAINT_OPTION)
-        for agent in named(snapshot.of(Source.DAEMON_SETS), NODE_AGENT)
+        for agent in named(snapshot.of(cluster.DAEMON_SETS), NODE_AGENT)
         for container in containers((agent.get("spec") or {}).get("template") or {})
         for argument in container.get("args") or ()
         if str(argument).startswith(TAINT_OPTION)

@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 from typing import Final
 
+from kubenclave.cluster import api as cluster
 from kubenclave.cluster.api import Object
 from kubenclave.cluster.diagnose.model import (
     NODE_AGENT,
@@ -11,7 +12,6 @@ from kubenclave.cluster.diagnose.model import (
     Diagnosis,
     Layer,
     Snapshot,
-    Source,
     State,
     name_of,
     named,
@@ -41,14 +41,14 @@ def check_version(snapshot: Snapshot) -> Iterator[Diagnosis]:
 
 def check_denied(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Say what could not be read, so that nobody takes silence for health."""
-    for source, why in snapshot.denied.items():
-        step = f"kubectl auth can-i list {source.value} -A; what depends on it was not examined"
-        yield Diagnosis(Layer.API, State.UNKNOWN, source.value, why, "doctor.permission", step)
+    for kind, why in snapshot.denied.items():
+        step = f"kubectl auth can-i list {kind.plural} -A; what depends on it was not examined"
+        yield Diagnosis(Layer.API, State.UNKNOWN, kind.plural, why, "doctor.permission", step)
 
 
 def check_daemon_sets(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Look for what runs on the nodes."""
-    found = snapshot.of(Source.DAEMON_SETS)
+    found = snapshot.of(cluster.DAEMON_SETS)
     agents = named(found, NODE_AGENT)
     if not agents:
         step = "helm install kubenclave charts/kubenclave --namespace kubenclave --create-namespace"
@@ -71,14 +71,14 @@ def check_daemon_sets(snapshot: Snapshot) -> Iterator[Diagnosis]:
 def check_deployments(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Look for what runs once in the cluster; which of it there is, depends on how it was installed."""
     for name in _DEPLOYMENTS:
-        for one in named(snapshot.of(Source.DEPLOYMENTS), name):
+        for one in named(snapshot.of(cluster.DEPLOYMENTS), name):
             wanted = (one.get("spec") or {}).get("replicas", 1)
             yield _readiness("Deployment", one, (one.get("status") or {}).get("readyReplicas"), wanted)
 
 
 def check_foreign(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Look for other plugins: of two that register one name, the later wins, whichever that is."""
-    for one in snapshot.of(Source.DAEMON_SETS):
+    for one in snapshot.of(cluster.DAEMON_SETS):
         pod = ((one.get("spec") or {}).get("template") or {}).get("spec") or {}
         images = [str(each.get("image", "")) for key in ("initContainers", "containers") for each in pod.get(key) or ()]
         for image in images:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
+from kubenclave.cluster import api as cluster
 from kubenclave.cluster.admission.table import AESM_VARIABLE, AESMD, QUOTE_PROVIDER
 from kubenclave.cluster.api import Object
 from kubenclave.cluster.diagnose.capacity import half_equipped, ledger_of, untranslated
@@ -13,7 +14,6 @@ from kubenclave.cluster.diagnose.model import (
     Diagnosis,
     Layer,
     Snapshot,
-    Source,
     State,
     annotations_of,
     labels_of,
@@ -69,7 +69,7 @@ def check_place(pod: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
     if not node:
         yield from check_scheduling(pod, snapshot)
         return
-    for found in named(snapshot.of(Source.NODES), node):
+    for found in named(snapshot.of(cluster.NODES), node):
         yield from check_node(found, snapshot)
 
 
@@ -83,7 +83,7 @@ def check_start(pod: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
         yield Diagnosis(Layer.START, State.PROBLEM, subject, found, "doctor.kubelet-refused", step)
     for one in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
         yield from _container_state(subject, one)
-    told = {str(event.get("reason", "")): event for event in snapshot.of(Source.EVENTS) if _is_of(event, pod)}
+    told = {str(event.get("reason", "")): event for event in snapshot.of(cluster.EVENTS) if _is_of(event, pod)}
     for why, event in told.items():
         if event.get("type") == "Warning" and why != "FailedScheduling" and status.get("phase") != "Running":
             found = f"{why}: {_said(event.get('message'))}"
@@ -95,7 +95,7 @@ def check_start(pod: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
 
 def check_own(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Say why pods of the add-on itself do not run."""
-    for pod in snapshot.of(Source.PODS):
+    for pod in snapshot.of(cluster.PODS):
         if labels_of(pod).get(PART_OF) == "kubenclave":
             for found in check_start(pod, snapshot):
                 if found.state is State.PROBLEM:
@@ -123,7 +123,7 @@ def check_quotes(pod: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
 def missing_pod(namespace: str, name: str, snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Say why a pod that does not exist may never have been made: what its controller was told."""
     subject, refused = f"pod {namespace}/{name}", False
-    for event in snapshot.of(Source.EVENTS):
+    for event in snapshot.of(cluster.EVENTS):
         holder = str((event.get("involvedObject") or {}).get("name", ""))
         related = holder and (name.startswith(holder) or holder.startswith(name))
         if related and event.get("reason") == "FailedCreate":
@@ -139,7 +139,7 @@ def missing_pod(namespace: str, name: str, snapshot: Snapshot) -> Iterator[Diagn
 
 def check_quota(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Say which quotas on EPC are used up: the next pod of this namespace would not be made."""
-    for quota in snapshot.of(Source.QUOTAS):
+    for quota in snapshot.of(cluster.RESOURCE_QUOTAS):
         hard, used = ((quota.get("status") or {}).get(key) or {} for key in ("hard", "used"))
         for resource in UNITS:
             key = f"requests.{resource}"
@@ -154,9 +154,9 @@ def check_quota(snapshot: Snapshot) -> Iterator[Diagnosis]:
 def _helper(node: str, snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Look at who serves AESM on the pod's node."""
     subject = f"node {node}"
-    said = [annotations_of(one).get(AESM_ANNOTATION) for one in named(snapshot.of(Source.NODES), node)]
-    if snapshot.can_tell(Source.PODS):
-        pods = list(owned(snapshot.of(Source.PODS), QUOTE_HELPER, node))
+    said = [annotations_of(one).get(AESM_ANNOTATION) for one in named(snapshot.of(cluster.NODES), node)]
+    if snapshot.can_tell(cluster.PODS):
+        pods = list(owned(snapshot.of(cluster.PODS), QUOTE_HELPER, node))
         ready = any(
             one.get("type") == "Ready" and one.get("status") == "True"
             for pod in pods

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kubenclave.cluster import api as cluster
 from kubenclave.cluster.api import Object
-from kubenclave.cluster.diagnose.model import Diagnosis, Layer, Snapshot, Source, State, labels_of
+from kubenclave.cluster.diagnose.model import Diagnosis, Layer, Snapshot, State, labels_of
 from kubenclave.cluster.epc import NodeEpc, asked, condition, node_epc, pod_epc
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE, amount
 
@@ -37,7 +38,7 @@ def check_scheduling(pod: Object, snapshot: Snapshot) -> Iterator[Diagnosis]:
         yield Diagnosis(Layer.SCHEDULING, State.PROBLEM, subject, found, "doctor.gated", step)
         return
     told = str(condition(pod, "PodScheduled").get("message") or "")
-    if not snapshot.can_tell(Source.NODES, Source.PODS):
+    if not snapshot.can_tell(cluster.NODES, cluster.PODS):
         step = "let somebody look who may list nodes and pods"
         found = f"has no node yet; the scheduler says: {told or 'nothing'}"
         yield Diagnosis(Layer.SCHEDULING, State.PROBLEM, subject, found, "doctor.not-scheduled", step)
@@ -60,13 +61,13 @@ def fits_of(pod: Object, snapshot: Snapshot) -> list[Fit]:
     """Judge every node; those with most free EPC first."""
     taken: Counter[str] = Counter()
     devices: Counter[str] = Counter()
-    for other in snapshot.of(Source.PODS):
+    for other in snapshot.of(cluster.PODS):
         promised = pod_epc(other)
         if promised is not None and promised.node is not None:
             taken[promised.node] += promised.epc
             devices[promised.node] += asked(other, ENCLAVE_RESOURCE)
     fits = []
-    for node in snapshot.of(Source.NODES):
+    for node in snapshot.of(cluster.NODES):
         epc = node_epc(node)
         free = max(epc.allocatable - taken[epc.name], 0)
         obstacles = tuple(_obstacles(pod, node, epc, free, devices[epc.name]))
