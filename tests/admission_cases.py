@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from kubenclave.cluster.admission import QUOTE_PROVIDER, EnclaveWithoutEpc, EpcMode, Rules
-from kubenclave.sgx.epc import Quantity
+from kubenclave.cluster.admission import EnclaveWithoutEpc, Rules
+from kubenclave.cluster.admission.table import QUOTE_PROVIDER
+from kubenclave.sgx.epc import EpcMode, Quantity
 
 EPC = "sgx.intel.com/epc"
 ENCLAVE = "sgx.intel.com/enclave"

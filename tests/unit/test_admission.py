@@ -9,18 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenclave.cluster.admission import (
-    DIALECTS,
-    QUOTE_PROVIDER,
     ContainerKind,
     EnclaveWithoutEpc,
-    EpcMode,
     Rules,
     admit,
     shape,
 )
-from kubenclave.cluster.admission.table import covers
+from kubenclave.cluster.admission.table import DIALECTS, QUOTE_PROVIDER, covers
 from kubenclave.errors import FormatError, PolicyError
-from kubenclave.sgx.epc import Quantity
+from kubenclave.sgx.epc import EpcMode, Quantity
 from tests.admission_cases import AESM_VOLUME, AZURE, CASES, ENCLAVE, EPC, PROVISION, defaulted, essence, random_pod
 
 
@@ -285,8 +282,14 @@ def test_whatever_pod_is_admitted_once_is_admitted_for_good(random, rules):
 def test_volumes_are_looked_through_once_however_many_containers_there_are(monkeypatch):
     seen = []
     real = shape.aesm_volumes
-    monkeypatch.setattr(shape, "aesm_volumes", lambda spec: seen.append(spec) or real(spec))
+
+    def counted(spec):
+        seen.append(spec)
+        return real(spec)
+
+    monkeypatch.setattr(shape, "aesm_volumes", counted)
     made = pod({EPC: "1Mi"})
+    made["spec"]["containers"][0]["volumeMounts"] = [{"name": AESM_VOLUME["name"], "mountPath": "/var/run/aesmd"}]
     made["spec"] |= {"containers": made["spec"]["containers"] * 50, "volumes": [AESM_VOLUME]}
     assert len(admit(made).asks) == 50
     assert len(seen) == 2  # for the containers, and for the pod

@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 from kubenclave.cli.main import run
-from kubenclave.cluster.admission import DIALECTS, EnclaveWithoutEpc, EpcMode, Grants, Rules
-from kubenclave.cluster.admission.table import Refusal
+from kubenclave.cluster.admission import EnclaveWithoutEpc, Grants, Rules
+from kubenclave.cluster.admission.table import DIALECTS, Refusal
 from kubenclave.cluster.exporter.daemon import capacity_map
 from kubenclave.cluster.policies import ASKS_FOR_SGX, Settings, cel, mutating_objects, validating_objects
 from kubenclave.cluster.policies.render import chart_files, to_yaml
+from kubenclave.sgx.epc import EpcMode
 from tests.chart import CHART, NAMESPACE, helm, render
 
 GRANTS = Grants(frozenset({("attestation", "quotes"), ("attestation", "registration"), (NAMESPACE, "intruder")}))

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import yaml
 
-from kubenclave.cluster.admission import AESMD, QUOTE_PROVIDER
+from kubenclave.cluster.admission.table import AESMD, QUOTE_PROVIDER
 from kubenclave.errors import FormatError, UsageError
 from kubenclave.sgx.epc import EPC_RESOURCE, PROVISION_RESOURCE
 

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 import click
 
-from kubenclave.cluster.admission import EnclaveWithoutEpc, EpcMode
+from kubenclave.cluster.admission import EnclaveWithoutEpc
+from kubenclave.sgx.epc import EpcMode
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

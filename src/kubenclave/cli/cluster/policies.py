@@ -5,7 +5,8 @@ import click
 
 from kubenclave.cli import kit
 from kubenclave.cli.cluster.options import site_options
-from kubenclave.cluster.admission import EnclaveWithoutEpc, EpcMode, Grants, Rules
+from kubenclave.cluster.admission import EnclaveWithoutEpc, Grants, Rules
+from kubenclave.sgx.epc import EpcMode
 
 
 @click.command(

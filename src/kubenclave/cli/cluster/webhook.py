@@ -10,7 +10,8 @@ from kubenclave.cli import kit
 from kubenclave.cli.cluster.options import site_options
 from kubenclave.cli.connection import connection_options, run_daemon
 from kubenclave.cli.parameters import Duration
-from kubenclave.cluster.admission import EnclaveWithoutEpc, EpcMode, Grants, Rules
+from kubenclave.cluster.admission import EnclaveWithoutEpc, Grants, Rules
+from kubenclave.sgx.epc import EpcMode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

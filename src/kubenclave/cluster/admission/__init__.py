@@ -1,36 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of a pod that asks for SGX. Pure: a pod in, the pod that runs and what it takes out."""
+"""What becomes of a pod that asks for SGX. Pure: a pod in, the pod that runs and what it takes out.
+
+Names, units and reasons stand in ``table``, which every rendering of the rules reads.
+"""
 
 from kubenclave.cluster.admission.asks import Admitted, Ask, ContainerKind
 from kubenclave.cluster.admission.review import admit
-from kubenclave.cluster.admission.table import (
-    AESM_VARIABLE,
-    AESMD,
-    DEFAULT_RULES,
-    DIALECTS,
-    QUOTE_PROVIDER,
-    SGX_RESOURCES,
-    TOTAL_ANNOTATION,
-    EnclaveWithoutEpc,
-    Grants,
-    Rules,
-)
-from kubenclave.sgx.epc import EpcMode
+from kubenclave.cluster.admission.table import EnclaveWithoutEpc, Grants, Rules
 
-__all__ = [
-    "AESMD",
-    "AESM_VARIABLE",
-    "DEFAULT_RULES",
-    "DIALECTS",
-    "QUOTE_PROVIDER",
-    "SGX_RESOURCES",
-    "TOTAL_ANNOTATION",
-    "Admitted",
-    "Ask",
-    "ContainerKind",
-    "EnclaveWithoutEpc",
-    "EpcMode",
-    "Grants",
-    "Rules",
-    "admit",
-]
+__all__ = ["Admitted", "Ask", "ContainerKind", "EnclaveWithoutEpc", "Grants", "Rules", "admit"]
