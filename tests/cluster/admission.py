@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from kubenclave.cluster.admission import Grants, Rules, admit
+from kubenclave.cluster.admission import Grants, Rules, Site, admit
 from kubenclave.cluster.policies import QUOTE_HELPER_ACCOUNT, Settings, mutating_objects, validating_objects
 from kubenclave.errors import PolicyError
 from tests.admission_cases import GRANTED, NAMESPACE, Case, defaulted, essence, one, random_pod
@@ -48,7 +48,7 @@ def create(cluster: Cluster, pod: dict[str, Any], namespace: str = NAMESPACE, *,
 
 def policies(rules: Rules) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The mutating and the validating half for the cases of one set of rules."""
-    settings = Settings.of(rules, Grants(frozenset({(NAMESPACE, GRANTED)})), OWN_NAMESPACE)
+    settings = Settings.of(Site(rules, Grants(frozenset({(NAMESPACE, GRANTED)}))), OWN_NAMESPACE)
     return mutating_objects(settings), validating_objects(settings)
 
 

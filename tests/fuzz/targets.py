@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from cryptography import x509
 
-from kubenclave.cluster.admission import admit
-from kubenclave.cluster.webhook.review import Outcome, Site, answer
+from kubenclave.cluster.admission import Site, admit
+from kubenclave.cluster.webhook.review import Outcome, answer
 from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.dcap.collateral import Collateral, load_json
 from kubenclave.dcap.documents import EnclaveIdentity, TcbInfo

@@ -17,12 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from kubenclave.cli.cluster.webhook import command
+from kubenclave.cluster.admission import Site
 from kubenclave.cluster.api import MUTATING_WEBHOOKS, SECRETS
 from kubenclave.cluster.webhook import server
 from kubenclave.cluster.webhook.certificates import Lifetimes, step
 from kubenclave.cluster.webhook.daemon import Settings, serve
 from kubenclave.cluster.webhook.keeper import Place
-from kubenclave.cluster.webhook.review import Site
 from kubenclave.errors import PlatformError
 from tests.asynchronous import in_a_loop
 from tests.fake_cluster import FakeCluster

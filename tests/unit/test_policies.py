@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from kubenclave.cli.main import run
-from kubenclave.cluster.admission import EnclaveWithoutEpc, Grants, Rules
+from kubenclave.cluster.admission import EnclaveWithoutEpc, Grants, Site
 from kubenclave.cluster.admission.table import DIALECTS, Refusal
 from kubenclave.cluster.exporter.daemon import capacity_map
 from kubenclave.cluster.policies import ASKS_FOR_SGX, Settings, cel, mutating_objects, validating_objects
@@ -17,7 +17,7 @@ from kubenclave.sgx.epc import EpcMode
 from tests.chart import CHART, NAMESPACE, helm, render
 
 GRANTS = Grants(frozenset({("attestation", "quotes"), ("attestation", "registration"), (NAMESPACE, "intruder")}))
-SETTINGS = Settings.of(Rules(), GRANTS, NAMESPACE)
+SETTINGS = Settings.of(Site(grants=GRANTS), NAMESPACE)
 POLICY_KINDS = re.compile("(Validating|Mutating)AdmissionPolicy")
 
 
@@ -83,7 +83,7 @@ def test_helm_and_the_command_line_make_the_same_objects(capsys, epc_mode, witho
 
 def test_json_is_a_list_that_kubectl_takes(capsys):
     assert run(["cluster", "policies", "--output", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)["items"] == everything(Settings.of(Rules(), Grants(), "kubenclave"))
+    assert json.loads(capsys.readouterr().out)["items"] == everything(Settings.of(Site(), "kubenclave"))
 
 
 @pytest.mark.parametrize("account", ["attestation", "/quotes", "attestation/", "a/b/c"])

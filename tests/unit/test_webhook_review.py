@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenclave.cluster.admission import EnclaveWithoutEpc, Grants, Rules, admit
-from kubenclave.cluster.webhook.review import MAX_VALUES, Outcome, Site, answer
+from kubenclave.cluster.admission import EnclaveWithoutEpc, Grants, Rules, Site, admit
+from kubenclave.cluster.webhook.review import MAX_VALUES, Outcome, answer
 from kubenclave.errors import FormatError
 from tests.fake_cluster import patched
 

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options by which a site says its rules of admission: the same for policies and webhook."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from kubenclave.cluster.admission import EnclaveWithoutEpc
+from kubenclave.cluster.admission import EnclaveWithoutEpc, Grants, Rules, Site
 from kubenclave.sgx.epc import EpcMode
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Account(click.ParamType[tuple[str, str]]):
@@ -29,27 +28,27 @@ class Account(click.ParamType[tuple[str, str]]):
         return namespace, account
 
 
-def site_options(function: _Function) -> _Function:
-    """Add ``epc_mode``, ``enclave_without_epc`` and ``allow`` (pairs of namespace and account) to a command."""
-    options = (
-        click.option(
-            "--epc-mode",
-            type=click.Choice([mode.value for mode in EpcMode]),
-            callback=lambda _context, _option, value: EpcMode(value),
-            default=EpcMode.CAPACITY.value,
-            show_default=True,
-            help="How the cluster counts EPC.",
-        ),
-        click.option(
-            "--enclave-without-epc",
-            type=click.Choice([rule.value for rule in EnclaveWithoutEpc]),
-            callback=lambda _context, _option, value: EnclaveWithoutEpc(value),
-            default=EnclaveWithoutEpc.REFUSE.value,
-            show_default=True,
-            help="What becomes of devices without EPC.",
-        ),
-        click.option("--allow", type=Account(), multiple=True, help="Who may have the provisioning key; repeatable."),
+def site_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say what a site decided, and hand that to it as ``site``."""
+
+    @click.option(
+        "--epc-mode",
+        type=click.Choice([mode.value for mode in EpcMode]),
+        default=EpcMode.CAPACITY.value,
+        show_default=True,
+        help="How the cluster counts EPC.",
     )
-    for option in reversed(options):
-        function = option(function)
-    return function
+    @click.option(
+        "--enclave-without-epc",
+        type=click.Choice([rule.value for rule in EnclaveWithoutEpc]),
+        default=EnclaveWithoutEpc.REFUSE.value,
+        show_default=True,
+        help="What becomes of devices without EPC.",
+    )
+    @click.option("--allow", type=Account(), multiple=True, help="Who may have the provisioning key; repeatable.")
+    @functools.wraps(function)
+    def command(*, epc_mode: str, enclave_without_epc: str, allow: tuple[tuple[str, str], ...], **others: Any) -> None:
+        rules = Rules(EpcMode(epc_mode), EnclaveWithoutEpc(enclave_without_epc))
+        function(site=Site(rules, Grants(frozenset(allow))), **others)
+
+    return command

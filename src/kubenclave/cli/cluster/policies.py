@@ -5,8 +5,7 @@ import click
 
 from kubenclave.cli import kit
 from kubenclave.cli.cluster.options import site_options
-from kubenclave.cluster.admission import EnclaveWithoutEpc, Grants, Rules
-from kubenclave.sgx.epc import EpcMode
+from kubenclave.cluster.admission import Site
 
 
 @click.command(
@@ -20,18 +19,11 @@ from kubenclave.sgx.epc import EpcMode
 @click.option("--namespace", metavar="NAME", default="kubenclave", show_default=True, help="Namespace of the add-on.")
 @click.option("--validating-only", is_flag=True, help="Leave out the mutating half, which needs Kubernetes 1.36.")
 @kit.output_option
-def command(
-    *,
-    epc_mode: EpcMode,
-    enclave_without_epc: EnclaveWithoutEpc,
-    allow: tuple[tuple[str, str], ...],
-    namespace: str,
-    validating_only: bool,
-) -> None:
+def command(*, site: Site, namespace: str, validating_only: bool) -> None:
     """Print the admission policies as YAML, as the Helm chart has them."""
     from kubenclave.cluster.policies import Settings, mutating_objects, validating_objects
     from kubenclave.cluster.policies.render import to_yaml
 
-    settings = Settings.of(Rules(epc_mode, enclave_without_epc), Grants(frozenset(allow)), namespace)
+    settings = Settings.of(site, namespace)
     objects = [*([] if validating_only else mutating_objects(settings)), *validating_objects(settings)]
     kit.emit({"apiVersion": "v1", "kind": "List", "items": objects}, to_yaml(objects).rstrip("\n"))

@@ -10,8 +10,7 @@ from kubenclave.cli import kit
 from kubenclave.cli.cluster.options import site_options
 from kubenclave.cli.connection import connection_options, run_daemon
 from kubenclave.cli.parameters import Duration
-from kubenclave.cluster.admission import EnclaveWithoutEpc, Grants, Rules
-from kubenclave.sgx.epc import EpcMode
+from kubenclave.cluster.admission import Site
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -59,9 +58,7 @@ def command(
     service: str,
     secret: str,
     configuration: str,
-    epc_mode: EpcMode,
-    enclave_without_epc: EnclaveWithoutEpc,
-    allow: tuple[tuple[str, str], ...],
+    site: Site,
     ca_lifetime: dt.timedelta,
     leaf_lifetime: dt.timedelta,
     settle: dt.timedelta,
@@ -74,10 +71,8 @@ def command(
     from kubenclave.cluster.webhook.certificates import Lifetimes
     from kubenclave.cluster.webhook.daemon import Settings, serve
     from kubenclave.cluster.webhook.keeper import Place
-    from kubenclave.cluster.webhook.review import Site
 
     log.configure("webhook")
-    site = Site(Rules(epc_mode, enclave_without_epc), Grants(frozenset(allow)))
     lifetimes = Lifetimes(ca_lifetime, leaf_lifetime, settle)
 
     def daemon(api: "LightkubeApi") -> "Awaitable[None]":

@@ -6,6 +6,6 @@ Names, units and reasons stand in ``table``, which every rendering of the rules 
 
 from kubenclave.cluster.admission.asks import Admitted, Ask, ContainerKind
 from kubenclave.cluster.admission.review import admit
-from kubenclave.cluster.admission.table import EnclaveWithoutEpc, Grants, Rules
+from kubenclave.cluster.admission.table import EnclaveWithoutEpc, Grants, Rules, Site
 
-__all__ = ["Admitted", "Ask", "ContainerKind", "EnclaveWithoutEpc", "Grants", "Rules", "admit"]
+__all__ = ["Admitted", "Ask", "ContainerKind", "EnclaveWithoutEpc", "Grants", "Rules", "Site", "admit"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of admission: names, units and amounts, and what a site decides. Every rendering of the rules reads it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -196,3 +196,11 @@ class Grants:
     def allow(self, namespace: str, service_account: str | None) -> bool:
         """Tell whether pods of this service account may have it; a pod that names none runs as ``default``."""
         return (namespace, service_account or "default") in self.allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a site decided: its rules, and whom it gives the provisioning key."""
+
+    rules: Rules = field(default_factory=Rules)
+    grants: Grants = field(default_factory=Grants)

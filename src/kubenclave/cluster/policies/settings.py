@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from kubenclave.cluster.admission.table import Grants, Rules
+from kubenclave.cluster.admission import Site
 from kubenclave.cluster.policies import cel
 
 QUOTE_HELPER_ACCOUNT: Final = "kubenclave-quote-helper"
@@ -25,12 +25,12 @@ class Settings:
     labels: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rules: Rules, grants: Grants, namespace: str) -> Self:
+    def of(cls, site: Site, namespace: str) -> Self:
         """Return the settings of a site. In our own namespace only the quote helper has the provisioning key."""
-        pairs = {pair for pair in grants.allowed if pair[0] != namespace} | {(namespace, QUOTE_HELPER_ACCOUNT)}
+        pairs = {pair for pair in site.grants.allowed if pair[0] != namespace} | {(namespace, QUOTE_HELPER_ACCOUNT)}
         return cls(
-            epc_mode=cel.text(rules.epc_mode),
-            enclave_without_epc=cel.text(rules.enclave_without_epc),
+            epc_mode=cel.text(site.rules.epc_mode),
+            enclave_without_epc=cel.text(site.rules.enclave_without_epc),
             allowed=json.dumps(sorted("/".join(pair) for pair in pairs), separators=(",", ":")),
             namespace=namespace,
             labels={"app.kubernetes.io/name": "kubenclave", "app.kubernetes.io/component": "admission"},

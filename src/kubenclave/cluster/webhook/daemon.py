@@ -10,10 +10,10 @@ from typing import Final
 import structlog
 
 from kubenclave.cluster import serving
+from kubenclave.cluster.admission import Site
 from kubenclave.cluster.api import ClusterApi
 from kubenclave.cluster.webhook.certificates import Credentials, Lifetimes
 from kubenclave.cluster.webhook.keeper import Keeper, Place
-from kubenclave.cluster.webhook.review import Site
 from kubenclave.cluster.webhook.server import Reviews
 from kubenclave.platform.signals import stop_signal
 from kubenclave.wire.metrics import Metrics

@@ -3,13 +3,13 @@
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 
-from kubenclave.cluster.admission import Admitted, Grants, Rules, admit
+from kubenclave.cluster.admission import Admitted, Site, admit
 from kubenclave.cluster.webhook.jsonpatch import difference
 from kubenclave.errors import Finding, FormatError, KubenclaveError, PolicyError
 
@@ -24,14 +24,6 @@ class Outcome(StrEnum):
     CHANGED = "changed"
     UNCHANGED = "unchanged"
     REFUSED = "refused"
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What the site decided: its rules, and whom it gives the provisioning key."""
-
-    rules: Rules = field(default_factory=Rules)
-    grants: Grants = field(default_factory=Grants)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from kubenclave.cluster import serving
-from kubenclave.cluster.webhook.review import Site, answer
+from kubenclave.cluster.admission import Site
+from kubenclave.cluster.webhook.review import answer
 from kubenclave.errors import KubenclaveError
 from kubenclave.wire.metrics import Metrics
 
