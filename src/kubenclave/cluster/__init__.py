@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs once per cluster: admission, pools, metrics."""
+"""What a cluster needs once: admission, exporter, issuer; and what people ask of it: doctor, cleanup."""

@@ -26,7 +26,7 @@ EXPIRED: Final = "cluster.expired"
 
 _LONGEST_PAUSE: Final = 30.0
 
-log = structlog.get_logger(__name__)
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +191,6 @@ async def follow(
         except (ClusterError, UnreachableError) as error:
             if error.code == EXPIRED:
                 continue
-            log.warning("cluster.watch-failed", kind=str(kind), error=str(error), code=error.code)
+            _log.warning("cluster.watch-failed", kind=str(kind), error=str(error), code=error.code)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)

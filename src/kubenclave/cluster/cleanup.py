@@ -32,7 +32,7 @@ _ANNOTATIONS: Final = (ADDED_ANNOTATION, NUMA_ANNOTATION, DRIVER_ANNOTATION, AES
 _ATTEMPTS: Final = 5
 _PAUSE: Final = 1.0
 
-log = structlog.get_logger(__name__)
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +98,11 @@ async def _clean(api: ClusterApi, node: Object, taint: str | None) -> bool:
                 return False
             if attempt == _ATTEMPTS - 1:
                 raise
-            log.info("node.changed-meanwhile", node=name, code=error.code)
+            _log.info("node.changed-meanwhile", node=name, code=error.code)
             node = await api.get(NODES, name)
             continue
         if todo:
-            log.info("node.cleaned", node=name)
+            _log.info("node.cleaned", node=name)
         return bool(todo)
     raise AssertionError
 

@@ -20,7 +20,7 @@ from kubenclave.wire.metrics import Metrics
 
 _KEEP_ALIVE: Final = 120  # longer than the 90 s after which an API server drops an idle connection: it never meets ours
 
-log = structlog.get_logger(__name__)
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +51,15 @@ async def serve(api: ClusterApi, settings: Settings) -> None:
         upkeep = tasks.create_task(keeper.run())
         for server, listening in zip(servers, sockets, strict=True):
             tasks.create_task(server.serve([listening]))
-        log.info("webhook.started", port=settings.port, health_port=settings.health_port)
+        _log.info("webhook.started", port=settings.port, health_port=settings.health_port)
         reason = await stop
-        log.info("webhook.draining", signal=reason, seconds=settings.drain)
+        _log.info("webhook.draining", signal=reason, seconds=settings.drain)
         reviews.draining = True
         await asyncio.sleep(settings.drain)
         upkeep.cancel()
         for server in servers:
             server.should_exit = True
-    log.info("webhook.stopped")
+    _log.info("webhook.stopped")
 
 
 def load(context: ssl.SSLContext, held: Credentials) -> None:

@@ -24,7 +24,7 @@ from kubenclave.wire.metrics import Metrics
 
 _ATTEMPTS: Final = 5
 
-log = structlog.get_logger(__name__)
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Keeper:
                 await self.look_after()
             except (ClusterError, UnreachableError) as error:
                 self._failures.inc()
-                log.warning("certificates.upkeep-failed", error=str(error), code=error.code, hint=error.hint)
+                _log.warning("certificates.upkeep-failed", error=str(error), code=error.code, hint=error.hint)
             # Not all replicas at once. Until somebody can rely on this one it tries as often as it may.
             await asyncio.sleep((pause if self.missing() is None else 1.0) * random.uniform(0.8, 1.2))  # noqa: S311
 
@@ -127,7 +127,7 @@ class Keeper:
 
     async def _write(self, secret: Object, wanted: Credentials) -> Object:
         """Write the Secret, unless somebody else has since it was read."""
-        log.info(
+        _log.info(
             "certificates.written",
             ca_ends=wanted.authority.ends.isoformat(),
             leaf_ends=wanted.leaf.ends.isoformat(),
@@ -152,7 +152,7 @@ class Keeper:
         version = configuration["metadata"]["resourceVersion"]
         unchanged = {"op": "replace", "path": "/metadata/resourceVersion", "value": version}
         await self._api.patch(MUTATING_WEBHOOKS, self._place.configuration, [unchanged, *changes])
-        log.info("certificates.published", configuration=self._place.configuration)
+        _log.info("certificates.published", configuration=self._place.configuration)
 
     async def _watch(self) -> None:
         """Take over what any replica writes, at once: what the kubelet mounts would come a minute later."""
@@ -171,7 +171,7 @@ class Keeper:
         self._ends.set(held.leaf.ends.timestamp(), "leaf")
         if self._held is None or held.leaf.certificate != self._held.leaf.certificate:
             self._use(held)
-            log.info("certificates.in-use", leaf_ends=held.leaf.ends.isoformat())
+            _log.info("certificates.in-use", leaf_ends=held.leaf.ends.isoformat())
         self._held = held
 
 
@@ -181,7 +181,7 @@ def _read(secret: Object) -> Credentials | None:
         data = {key: base64.b64decode(text, validate=True) for key, text in (secret.get("data") or {}).items()}
         return Credentials.from_data(data)
     except binascii.Error as error:
-        log.warning("certificates.unreadable", error=str(error))
+        _log.warning("certificates.unreadable", error=str(error))
     except FormatError as error:
-        log.warning("certificates.unreadable", error=str(error), code=error.code)
+        _log.warning("certificates.unreadable", error=str(error), code=error.code)
     return None

@@ -24,7 +24,7 @@ BODY_TIMEOUT: Final = 5.0
 """Seconds in which a review has to be there; the API server waits no longer for its answer."""
 _BUCKETS: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1)
 
-log = structlog.get_logger(__name__)
+_log = structlog.get_logger()
 
 
 class Reviews:
@@ -68,7 +68,7 @@ class Reviews:
 
     def _bad(self, error: KubenclaveError) -> Response:
         self._malformed.inc()
-        log.warning("review.not-taken", error=str(error), code=error.code)
+        _log.warning("review.not-taken", error=str(error), code=error.code)
         return JSONResponse({"error": error.as_dict()}, serving.status_of(error), headers=self._headers())
 
     def _headers(self) -> dict[str, str]:
