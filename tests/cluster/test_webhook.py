@@ -131,6 +131,26 @@ def test_other_pods_never_meet_it(webhook):
     assert metric(webhook, "kubenclave_admission_seconds_count") > before
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"op": "replace", "path": "/webhooks/0/rules/0/resources", "value": ["secrets"]},
+        {"op": "remove", "path": "/webhooks/0/matchConditions"},
+        {"op": "remove", "path": "/webhooks/0/namespaceSelector"},
+        {"op": "replace", "path": "/webhooks/0/clientConfig/service/namespace", "value": "default"},
+        {"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Ignore"},
+        {"op": "replace", "path": "/webhooks", "value": []},
+        {"op": "remove", "path": "/metadata/labels"},
+    ],
+    ids=lambda change: change["path"],
+)
+def test_of_its_configuration_it_changes_the_ca_only(webhook, change):
+    account = f"--as=system:serviceaccount:{NAMESPACE}:{NAME}"
+    patch = [account, "patch", "mutatingwebhookconfiguration", NAME, "--dry-run=server", "--type=json", "-p"]
+    with pytest.raises(HarnessError, match="changes the CA only"):
+        webhook.kubectl(*patch, json.dumps([change]))
+
+
 def test_upgrade_and_rollback_leave_certificates_alone_and_nobody_waits(webhook):
     trusted, secret = bundle(webhook), webhook.get("secret", SECRET, NAMESPACE)["data"]
     with Throughout(webhook.kubeconfig) as pods:
