@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from kubenclave.sgx.epc import Quantity
 from tests.chart import NAMESPACE
 from tests.cluster import release
 from tests.cluster.harness.progress import say
@@ -107,6 +108,32 @@ def test_upgrades_refuse_nobody(cluster):
     assert told["failures"] == []
     assert told["quotes"] > 100 * UPGRADES
     cluster.delete("pod", "asking", RESTRICTED)
+
+
+def test_an_upgrade_waits_for_epc_and_takes_it_from_nobody(cluster):
+    """With the priority of system pods the successor would end a pod that has an enclave, to have its EPC."""
+    node = cluster.get("node", "sgx-1")["status"]["allocatable"]
+    rest = Quantity.parse(node[EPC]).whole() - (8 << 20)
+    cluster.apply(release.pod("full", {EPC: str(rest)}))
+    cluster.wait_pod("full")
+    (before,) = helpers(cluster)
+    cluster.kubectl("rollout", "restart", HELPER, "-n", NAMESPACE)
+    waiting = cluster.wait(
+        lambda: [one for one in helpers(cluster) if unschedulable(one)], 60, "a successor", NAMESPACE
+    )
+    assert "Insufficient sgx.intel.com/epc" in unschedulable(waiting[0])
+    assert "deletionTimestamp" not in cluster.get("pod", "full")["metadata"]
+    assert before["metadata"]["uid"] in {one["metadata"]["uid"] for one in helpers(cluster)}
+    cluster.delete("pod", "full")
+    rollout(cluster)
+    (after,) = helpers(cluster)
+    assert after["metadata"]["uid"] == waiting[0]["metadata"]["uid"]
+
+
+def unschedulable(pod):
+    """Why the scheduler finds no node for a pod; empty where it has not said so."""
+    said = {one["type"]: one for one in pod["status"].get("conditions", ())}.get("PodScheduled", {})
+    return said.get("message", "") if said.get("reason") == "Unschedulable" else ""
 
 
 def test_a_node_without_aesm_says_so_and_one_with_it_again_too(cluster):

@@ -114,6 +114,25 @@ def test_a_restricted_pod_gets_a_quote_that_verifies_under_the_root_of_the_clust
     cluster.delete("pod", name, RESTRICTED)
 
 
+@pytest.mark.kubernetes_1_34
+def test_a_pod_as_written_for_confcom_with_its_hostpath_gets_a_quote_too(cluster, tmp_path):
+    """The directory comes with the device, and read-only: the volume that confcom's guides ask for goes."""
+    pod = release.pod("confcom", {AZURE: "10"})
+    (container,) = pod["spec"]["containers"]
+    container["image"] = f"{release.TEST_IMAGE['repository']}:{release.TEST_IMAGE['tag']}"
+    container["env"] = [{"name": "SGX_AESM_ADDR", "value": "1"}, {"name": "XDG_CONFIG_HOME", "value": "/tmp"}]
+    container["volumeMounts"] = [{"name": "aesm", "mountPath": "/var/run/aesmd"}]
+    pod["spec"]["volumes"] = [{"name": "aesm", "hostPath": {"path": "/var/run/aesmd"}}]
+    cluster.apply(pod)
+    running = cluster.wait_pod("confcom")
+    assert not [volume for volume in running["spec"]["volumes"] if "hostPath" in volume]
+    content = quote(cluster, "confcom", "c0ffee", "default")
+    assert verify(cluster, tmp_path, content, data="c0ffee") == "UpToDate"
+    mounts = cluster.exec("confcom", "cat", "/proc/mounts").splitlines()
+    assert [line.split()[3].split(",")[0] for line in mounts if line.split()[1] == "/run/aesmd"] == ["ro"]
+    cluster.delete("pod", "confcom")
+
+
 def test_a_pod_without_epc_gets_nothing_of_the_platform(cluster):
     cluster.apply(confidential("plain", {"cpu": "50m"}, quotes=False), RESTRICTED)
     cluster.wait_pod("plain", RESTRICTED)

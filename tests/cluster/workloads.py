@@ -39,10 +39,10 @@ def confidential(name: str, limits: dict[str, str], *command: str, quotes: bool 
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
-def quote(cluster: Cluster, pod: str, data: str = "00ff") -> bytes:
+def quote(cluster: Cluster, pod: str, data: str = "00ff", namespace: str = RESTRICTED) -> bytes:
     """Have an enclave in a pod quoted over AESM."""
     told = cluster.exec(
         pod, "kubenclave", "sim", "run", "--", "kubenclave", "quote", "get", "--report-data", data, "--output", "json",
-        namespace=RESTRICTED,
+        namespace=namespace,
     )  # fmt: skip
     return bytes.fromhex(json.loads(told)["quote"])
