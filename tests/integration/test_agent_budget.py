@@ -18,6 +18,7 @@ from kubenclave.sgx.epc import ENCLAVE_RESOURCE, PROVISION_RESOURCE
 from tests.integration.fake_api import FakeApi
 from tests.integration.grpc_kubelet import GrpcKubelet
 from tests.integration.test_node_agent import get
+from tests.integration.test_podresources import PodResourcesServer
 from tests.node_objects import new_node
 from tests.programs import resident, unmeasured
 from tests.waiting import eventually
@@ -109,11 +110,19 @@ def test_in_a_cluster(short_tmp):
     api = FakeApi(short_tmp, large_node())
     options = ["--root", str(hardware(short_tmp)), "--node-name", "sgx-1", "--api-server", api.place]
     options += ["--service-account", str(api.account), "--health-port", "0", "--startup-taint", "startup/sgx"]
-    with api.running():
-        memory, modules = measure(short_tmp, *options, settled=lambda: api.events)
+    pod_resources = PodResourcesServer(short_tmp / "r.sock")
+    options += ["--pod-resources", str(pod_resources.path)]
+    with api.running(), pod_resources.running():
+        memory, modules = measure(short_tmp, *options, settled=lambda: api.events and scraped(short_tmp / "a.sock"))
+    assert pod_resources.asked
     assert api.node is not None
     assert api.node["status"]["capacity"]["sgx.intel.com/epc"] == "98041856"
     check(memory, modules)
+
+
+def scraped(socket: Path) -> bool:
+    """Tell whether metrics say who has devices."""
+    return b'kubenclave_agent_pod_devices{namespace="shop",pod="web"' in get(socket, "/metrics")[1]
 
 
 def large_node() -> dict[str, Any]:

@@ -34,6 +34,7 @@ SETTLE: Final = 0.05
 STALE_AFTER: Final = 60.0
 
 if TYPE_CHECKING:  # what belongs to a cluster is loaded only there
+    from kubenclave.node.podresources import PodDevices
     from kubenclave.node.publisher import Publisher
 
 _log = Logger()
@@ -50,8 +51,8 @@ _EXAMPLES: Final = """examples:
 class Settings:
     """How the agent runs. ``watched`` are the folders in which hardware comes and goes, ``interval`` in seconds.
 
-    ``publisher`` tells the Node of a cluster; ``health_port`` serves probes and metrics on all addresses (0: any port);
-    ``pod_resources`` is the kubelet's socket that tells which pods have devices.
+    ``publisher`` tells the Node of a cluster, ``pod_devices`` knows which pods have devices; ``health_port`` serves
+    probes and metrics on all addresses (0: any port).
     """
 
     platform: Platform
@@ -62,8 +63,8 @@ class Settings:
     interval: float = 2.0
     timing: Timing = field(default_factory=Timing)
     publisher: "Publisher | None" = None
+    pod_devices: "PodDevices | None" = None
     health_port: int | None = None
-    pod_resources: Path | None = None
 
 
 class Agent:
@@ -73,7 +74,7 @@ class Agent:
         self.condition = Condition()
         self._settings = settings
         self._page = StatusPage(
-            self.condition, settings.publisher, settings.pod_resources, stale=STALE_AFTER + settings.interval
+            self.condition, settings.publisher, settings.pod_devices, stale=STALE_AFTER + settings.interval
         )
         self._told: tuple[Inventory | None, str] = (None, "")
 
@@ -228,9 +229,7 @@ def _add_cluster_options(options: argparse.ArgumentParser) -> None:
         "--await-aesm", action="store_true", help="ready only while somebody answers in the directory of --aesm-dir"
     )
     cluster.add_argument(
-        "--pod-resources",
-        metavar="PATH",
-        help="the kubelet's pod-resources socket: metrics tell the devices of each pod",
+        "--pod-resources", metavar="SOCKET", help="ask the kubelet here which containers have the devices, for /metrics"
     )
     cluster.add_argument(
         "--health-port", metavar="N", type=whole_number(0), help="serve /healthz /readyz /metrics on this TCP port too"
@@ -265,8 +264,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
             aesm_directory=None if arguments.aesm_dir is None else str(Path(arguments.aesm_dir).absolute()),
         ),
         publisher=None if arguments.node_name is None else _publisher_of(arguments),
+        pod_devices=None if arguments.pod_resources is None else _pod_devices_at(Path(arguments.pod_resources)),
         health_port=arguments.health_port,
-        pod_resources=None if arguments.pod_resources is None else Path(arguments.pod_resources),
     )
 
 
@@ -284,6 +283,12 @@ def _publisher_of(arguments: argparse.Namespace) -> "Publisher":
     )
     place = place_of(arguments.api_server, Path(arguments.service_account), os.environ)
     return Publisher(NodeApi(place), target)
+
+
+def _pod_devices_at(path: Path) -> "PodDevices":
+    from kubenclave.node.podresources import PodDevices  # noqa: PLC0415  # only in a cluster
+
+    return PodDevices(path.absolute())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ request that is there is answered at once.
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -18,8 +18,14 @@ import h11
 from kubenclave.errors import PlatformError
 from kubenclave.platform import sockets
 
-Route = Callable[[], tuple[int, str, bytes]]
-"""Returns status, content type and body; must not block."""
+Answer = tuple[int, str, bytes]
+"""Status, content type and body."""
+
+Route = Callable[[], Answer]
+"""Returns the answer; must not block."""
+
+AsyncRoute = Callable[[], Awaitable[Answer]]
+"""Returns what to await for the answer, well within DEADLINE."""
 
 MAX_HEAD: Final = 8192
 MAX_CONNECTIONS: Final = 128
@@ -33,7 +39,11 @@ class HealthServer:
     """Serves ``routes``; ``deadline`` is the time in seconds a connection may take altogether."""
 
     def __init__(
-        self, routes: Mapping[str, Route], *, max_connections: int = MAX_CONNECTIONS, deadline: float = DEADLINE
+        self,
+        routes: Mapping[str, Route | AsyncRoute],
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        deadline: float = DEADLINE,
     ) -> None:
         self._routes = dict(routes)
         self._most = max_connections
@@ -102,7 +112,7 @@ class HealthServer:
             if request is None:
                 return
             head_only = request.method == b"HEAD"
-            status, kind, body = self._answer(request.method, request.target)
+            status, kind, body = await self._answer(request.method, request.target)
         head = h11.Response(
             status_code=status,
             headers=[("Content-Type", kind), ("Content-Length", str(len(body))), ("Connection", "close")],
@@ -112,14 +122,15 @@ class HealthServer:
             writer.write(connection.send(h11.Data(body)) or b"")
         await writer.drain()
 
-    def _answer(self, method: bytes, target: bytes) -> tuple[int, str, bytes]:
+    async def _answer(self, method: bytes, target: bytes) -> Answer:
         route = self._routes.get(target.partition(b"?")[0].decode("ascii", "replace"))
         if route is None:
             known = " ".join(self._routes)
             return 404, TEXT, f"no such path; there are {known}\n".encode()
         if method not in (b"GET", b"HEAD"):
             return 405, TEXT, b"only GET and HEAD\n"
-        return route()
+        answer = route()
+        return answer if isinstance(answer, tuple) else await answer
 
 
 def _everywhere(port: int) -> socket.socket:

@@ -10,7 +10,7 @@ late, to the new server; then the new stream ends, and the session starts over o
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -152,36 +152,11 @@ class Session:
             return await self._hold(service, who, kubelet)
 
     async def _register(self) -> None:
-        """Register, in a task of its own.
-
-        When its connection ends grpclib cancels the task it runs in and raises an error instead, even when that task
-        was cancelled by us in the same moment: we would never stop.
-        """
-        call = asyncio.create_task(self._call())
-        call.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to ask
-        try:
-            await asyncio.wait((call,))
-        finally:
-            call.cancel()
-        call.result()
-
-    async def _call(self) -> None:
         request = pb.RegisterRequest(
             version=API_VERSION, endpoint=self._path.name, resource_name=self._plugin.resource, options=_options()
         )
-        channel = Channel(path=str(self._kubelet))
-        try:
-            await RegistrationStub(channel).Register(request, timeout=self._timing.register)
-        except GRPCError as error:
-            raise UnreachableError(
-                f"the kubelet refused the registration: {error.message}", code="kubelet.refused"
-            ) from error
-        except (OSError, TimeoutError, StreamTerminatedError, ProtocolError) as error:
-            raise UnreachableError(
-                f"the kubelet does not answer: {str(error) or type(error).__name__}", code="kubelet.unreachable"
-            ) from error
-        finally:
-            channel.close()
+        timeout = self._timing.register
+        await ask(self._kubelet, lambda channel: RegistrationStub(channel).Register(request, timeout=timeout))
 
     async def _hold(self, service: "_Service", who: sockets.Identity | None, kubelet: sockets.Identity) -> str:
         loop = asyncio.get_running_loop()
@@ -207,6 +182,35 @@ class Session:
         if told != self._told:
             self._told = told
             self._log.info(event, **fields)
+
+
+async def ask(path: Path, method: Callable[[Channel], Coroutine[Any, Any, _Response]]) -> _Response:
+    """Make one call at a socket of the kubelet's, in a task of its own.
+
+    When its connection ends grpclib cancels the task it runs in and raises an error instead, even when that task was
+    cancelled by us in the same moment: we would never stop. Raises UnreachableError.
+    """
+    call = asyncio.create_task(_call(path, method))
+    call.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to ask
+    try:
+        await asyncio.wait((call,))
+    finally:
+        call.cancel()
+    return call.result()
+
+
+async def _call(path: Path, method: Callable[[Channel], Coroutine[Any, Any, _Response]]) -> _Response:
+    channel = Channel(path=str(path))
+    try:
+        return await method(channel)
+    except GRPCError as error:
+        raise UnreachableError(f"the kubelet refused: {error.message}", code="kubelet.refused") from error
+    except (OSError, TimeoutError, StreamTerminatedError, ProtocolError) as error:
+        raise UnreachableError(
+            f"the kubelet does not answer: {str(error) or type(error).__name__}", code="kubelet.unreachable"
+        ) from error
+    finally:
+        channel.close()
 
 
 class _Service(DevicePluginBase):

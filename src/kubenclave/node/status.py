@@ -4,18 +4,23 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 from kubenclave.errors import KubenclaveError
 from kubenclave.node.deviceplugin import ResourcePlugin
-from kubenclave.node.health import JSON, TEXT, Route
+from kubenclave.node.health import JSON, TEXT, Answer, AsyncRoute, Route
 from kubenclave.node.kubelet import Session, SessionState
 from kubenclave.platform.base import DeviceNode, Inventory
 from kubenclave.sgx.epc import ENCLAVE_RESOURCE
 from kubenclave.wire.metrics import CONTENT_TYPE, Counter, Metrics
 
 if TYPE_CHECKING:
+    from kubenclave.node.podresources import PodDevices
     from kubenclave.node.publisher import Publisher
+
+MAX_HOLDERS: Final = 512
+"""Containers that are told of one by one: more than twice what has our devices on a node by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +70,21 @@ class Condition:
 class StatusPage:
     """Answers on the status socket, and on the port for probes.
 
-    ``publisher`` tells what the Node of a cluster is told; ``stale`` is the age in seconds at which the last look
-    counts as stuck.
+    ``publisher`` tells what the Node of a cluster is told, ``pod_devices`` which containers have devices; ``stale`` is
+    the age in seconds at which the last look counts as stuck.
     """
 
-    def __init__(self, condition: Condition, publisher: "Publisher | None" = None, *, stale: float) -> None:
+    def __init__(
+        self,
+        condition: Condition,
+        publisher: "Publisher | None" = None,
+        pod_devices: "PodDevices | None" = None,
+        *,
+        stale: float,
+    ) -> None:
         self._condition = condition
         self._publisher = publisher
+        self._pod_devices = pod_devices
         self._stale = stale
         self._metrics = Metrics()
         self.answers: Counter = self._metrics.counter(
@@ -94,17 +107,32 @@ class StatusPage:
                 "kubenclave_agent_api_reached", "1 if the API server answered the last request."
             )
             self._aesm = self._metrics.gauge("kubenclave_agent_aesm_ready", "1 if somebody answers at the AESM socket.")
+        if pod_devices is not None:
+            self._holders = self._metrics.gauge(
+                "kubenclave_agent_pod_devices",
+                "Devices that a container has.",
+                "namespace",
+                "pod",
+                "container",
+                "resource",
+            )
+            self._left_out = self._metrics.gauge(
+                "kubenclave_agent_pod_devices_left_out", "Containers with devices beyond those told of one by one."
+            )
+            self._listed = self._metrics.gauge(
+                "kubenclave_agent_pod_resources_reached", "1 if the kubelet told lately who has the devices."
+            )
 
-    def routes(self, clock: Callable[[], float]) -> Mapping[str, Route]:
+    def routes(self, clock: Callable[[], float]) -> Mapping[str, Route | AsyncRoute]:
         """Return what is served under each path; ``clock`` tells the time that ``looked`` is in."""
         return {
             "/status": lambda: (200, JSON, json.dumps(self.status()).encode()),
             "/healthz": lambda: self._health(clock()),
             "/readyz": self._ready,
-            "/metrics": lambda: (200, CONTENT_TYPE, self._render()),
+            "/metrics": self._figures,
         }
 
-    def probes(self, clock: Callable[[], float]) -> Mapping[str, Route]:
+    def probes(self, clock: Callable[[], float]) -> Mapping[str, Route | AsyncRoute]:
         """Return what everybody in the network may ask for: no more than probes and metrics need."""
         routes = self.routes(clock)
         return {path: routes[path] for path in ("/healthz", "/readyz", "/metrics")}
@@ -132,13 +160,26 @@ class StatusPage:
             "findings": condition.findings,
         }
 
-    def _health(self, now: float) -> tuple[int, str, bytes]:
+    async def _figures(self) -> Answer:
+        if self._pod_devices is not None:
+            await self._pod_devices.refresh()
+            self._tell_holders(self._pod_devices)
+        return 200, CONTENT_TYPE, self._render()
+
+    def _tell_holders(self, known: "PodDevices") -> None:
+        self._holders.clear()
+        for holder, number in islice(known.held.items(), MAX_HOLDERS):
+            self._holders.set(number, *holder)
+        self._left_out.set(max(0, len(known.held) - MAX_HOLDERS))
+        self._listed.set(int(known.reached))
+
+    def _health(self, now: float) -> Answer:
         age = now - self._condition.looked
         if age > self._stale:
             return 503, TEXT, f"the last look at this machine ended {age:.0f} s ago\n".encode()
         return 200, TEXT, b"ok\n"
 
-    def _ready(self) -> tuple[int, str, bytes]:
+    def _ready(self) -> Answer:
         findings = self._condition.findings
         if findings:
             return 503, TEXT, "".join(f"{finding}\n" for finding in findings).encode()
