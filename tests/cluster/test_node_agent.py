@@ -151,6 +151,8 @@ def agent_of(cluster: Cluster, node: str) -> Path:
         ('{"status":{"capacity":{"sgx.intel.com/epc":null}}}', True),
         ('{"status":{"conditions":[{"type":"Ready","status":"False"}]}}', True),
         ('{"status":{"nodeInfo":{"kubeletVersion":"v9"}}}', True),
+        ('{"status":{"features":{"supplementalGroupsPolicy":false}}}', True),
+        ('{"status":{"declaredFeatures":["Another"]}}', True),
     ],
 )
 def test_an_agent_changes_nothing_but_what_is_its_own(sgx, patch, status):
