@@ -40,7 +40,8 @@ VARIATIONS: dict[str, Object] = {
             "cluster": {"name": "kubenclave-cluster", "value": 900},
         },
         "networkPolicy": {
-            "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+            "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+            "webhookFrom": [{"ipBlock": {"cidr": "10.0.0.0/28"}}],
         },
         "nodeAgent": {"nodeSelector": {"pool": "sgx"}, "podAnnotations": {"team": "a"}, "podLabels": {"team": "a"}},
         "simulated": {"enabled": True, "nodeSelector": {"pool": "sgx"}},
