@@ -75,7 +75,7 @@ def test_the_api_server_accepts_every_object(cluster, variation):
     assert "Warning" not in told
 
 
-@pytest.mark.parametrize("mode", ["auto", "webhook"])
+@pytest.mark.parametrize("mode", [pytest.param("auto", marks=pytest.mark.kubernetes_1_34), "webhook"])
 def test_a_life_from_install_to_uninstall(cluster, mode):
     values = release.SIMULATED | {"admission": {"mode": mode}}
     cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", timeout=120)

@@ -82,6 +82,7 @@ def replicas(cluster):
     return [each["metadata"]["name"] for each in running(cluster) if "deletionTimestamp" not in each["metadata"]]
 
 
+@pytest.mark.kubernetes_1_34
 @pytest.mark.parametrize("rules", [DEVICES, MIGRATING, CAPACITY], ids=["devices", "migrating", "capacity"])
 def test_the_cases_of_admission(webhook, rules):
     admission.prepare(webhook)
@@ -170,6 +171,7 @@ def test_a_replica_that_is_deleted_is_not_missed(webhook):
     assert (pods.refused, pods.untreated) == ([], [])
 
 
+@pytest.mark.kubernetes_1_34
 def test_while_it_is_down_sgx_pods_are_refused_and_others_pass(webhook):
     webhook.kubectl("scale", "deployment", NAME, "-n", NAMESPACE, "--replicas=0")
     webhook.wait(lambda: not running(webhook), 60, "no replica")
