@@ -45,9 +45,8 @@ class Listening(socket.socket):
         """Accept a connection, at the cost of the oldest if need be."""
         connection, address = super().accept()
         if len(self._open) >= MAX_CONNECTIONS:
-            oldest = self._open.pop(min(self._open.keys()))
-            with contextlib.suppress(OSError):
-                oldest.shutdown(socket.SHUT_RDWR)  # its protocol sees the end, and closes it
+            with contextlib.suppress(KeyError, OSError):  # it may go by itself at this moment
+                self._open.pop(min(self._open.keys())).shutdown(socket.SHUT_RDWR)  # its protocol sees that, and closes
         number = next(self._numbers)
         self._open[number] = connection
         if number % MAX_CONNECTIONS == 0:
