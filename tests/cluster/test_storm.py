@@ -25,8 +25,11 @@ from tests.cluster.release import installed, pod
 ROUNDS = int(os.environ.get("KUBENCLAVE_STORM_ROUNDS", "100"))
 CAPACITY = 64
 EACH = 8
+STEADY = "steady"
 PODS = 12
 """More than fit."""
+RECOVERY = 90
+"""Seconds within which a pod has to start after each disturbance: without that, a storm would prove nothing."""
 SEED = 20260101
 
 
@@ -79,6 +82,16 @@ class Storm:
                     assert self._device(name), f"{one['metadata']['name']} runs without its device"
         self.seen = len(self.has_device)
 
+    def calm_down(self, seen: int) -> None:
+        """Wait until a container starts that is not among the ``seen`` first; the rules hold meanwhile too."""
+
+        def started() -> bool:
+            self.restart_what_ended()
+            self.check()
+            return self.seen > seen
+
+        self.cluster.wait(started, RECOVERY, "a pod to start with its device", "storm")
+
     def _device(self, container: str) -> bool:
         """Tell whether a container was made with the enclave device."""
         if container not in self.has_device:
@@ -89,11 +102,14 @@ class Storm:
         return self.has_device.get(container, True)
 
     def change_pods(self, choose: random.Random) -> None:
-        """Delete a pod that is there and create one that is not."""
-        number = choose.randrange(PODS)
-        self.cluster.kubectl("delete", "pod", f"p{number}", "-n", "storm", "--ignore-not-found", "--wait=false")
-        with suppress(HarnessError):  # its predecessor is still ending
-            self.cluster.apply(labelled(f"p{choose.randrange(PODS)}", EACH), namespace="storm")
+        """Delete a pod that has its EPC, so that one that waits gets it, and create those that are not there."""
+        pods = {one["metadata"]["name"]: one for one in self.cluster.items("pods", "storm")}
+        placed = sorted(name for name, one in pods.items() if name != STEADY and "nodeName" in one["spec"])
+        if placed:
+            self.cluster.kubectl("delete", "pod", choose.choice(placed), "-n", "storm", "--wait=false")
+        for name in (f"p{number}" for number in range(PODS)):
+            if name not in pods:
+                self.cluster.apply(labelled(name, EACH), namespace="storm")
 
     def _kubelet(self) -> None:
         self.node.stop_kubelet()
@@ -131,19 +147,20 @@ def labelled(name: str, mib: int):
 def test_a_storm_leaves_no_pod_without_its_device_and_no_epc_given_twice(sgx):
     choose = random.Random(SEED)
     storm = Storm(sgx)
-    sgx.apply(labelled("steady", EACH), namespace="storm")
-    steady = sgx.wait_pod("steady", "storm")["status"]["containerStatuses"][0]["containerID"]
+    sgx.apply(labelled(STEADY, EACH), namespace="storm")
+    steady = sgx.wait_pod(STEADY, "storm")["status"]["containerStatuses"][0]["containerID"]
     begun = time.monotonic()
     for number in range(1, ROUNDS + 1):
-        name = choose.choice(list(storm.disturbances))
+        seen, name = storm.seen, choose.choice(list(storm.disturbances))
         storm.change_pods(choose)
         storm.disturbances[name]()
         storm.restart_what_ended()
         storm.change_pods(choose)
         storm.check()
+        storm.calm_down(seen)
         if number % 10 == 0 or number == ROUNDS:
             say(f"storm: {number} of {ROUNDS} rounds, {storm.seen} containers, {time.monotonic() - begun:.0f} s")
-    storm.restart_what_ended()
+    assert storm.seen > ROUNDS, "each round starts a pod"
     sgx.wait_nodes()
     sgx.wait(lambda: epc(sgx, "sgx-1") == CAPACITY * MIB, 90, "EPC after the storm")
     names = [f"p{number}" for number in range(PODS)]
@@ -151,5 +168,5 @@ def test_a_storm_leaves_no_pod_without_its_device_and_no_epc_given_twice(sgx):
     sgx.apply(labelled("after", EACH), namespace="storm")
     sgx.wait_pod("after", "storm", timeout=90)
     storm.check()
-    after = sgx.get("pod", "steady", "storm")["status"]["containerStatuses"][0]
+    after = sgx.get("pod", STEADY, "storm")["status"]["containerStatuses"][0]
     assert (after["containerID"], after["restartCount"]) == (steady, 0)
