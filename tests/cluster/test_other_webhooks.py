@@ -37,7 +37,7 @@ def intel(cluster):
     shutil.copy(certificate, certificates / "tls.crt")
     shutil.copy(certificate.with_suffix(".key"), certificates / "tls.key")
     program = place(TOOLS["intel"]) / "bin/sgx_admissionwebhook"
-    command = ["env", f"TMPDIR={folder}", f"KUBECONFIG={cluster.kubeconfig}", program]
+    command = ["env", f"TMPDIR={folder}", f"KUBECONFIG={cluster.kubeconfig}", str(program)]
     webhook = Part("intel-webhook", command, cluster.logs)
     webhook.start()
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": PLACE}})
