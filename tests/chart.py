@@ -38,6 +38,7 @@ VARIATIONS: dict[str, Object] = {
             "create": True,
             "node": {"name": "kubenclave-node", "value": 1000},
             "cluster": {"name": "kubenclave-cluster", "value": 900},
+            "quoteHelper": "kubenclave-node",
         },
         "networkPolicy": {
             "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
