@@ -12,7 +12,7 @@ TAINT = "startup-taint.cluster-autoscaler.kubernetes.io/sgx"
 
 VALUES: Values = {
     "image": TEST_IMAGE,
-    "admission": {"mode": "policies"},
+    "admission": {"mode": "auto"},
     "quoteHelper": {"enabled": False},
     "exporter": {"enabled": False},
 }

@@ -15,6 +15,8 @@ from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.parts import HarnessError
 from tests.cluster.release import installed, pod
 
+pytestmark = pytest.mark.kubernetes_1_34
+
 MIB_OF_NODE = 64
 AGENT = f"system:serviceaccount:{NAMESPACE}:kubenclave-node-agent"
 
