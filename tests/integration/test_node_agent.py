@@ -263,7 +263,7 @@ def test_metrics_are_read_by_the_common_parser(machine, short_tmp):
 def test_liveness_ends_when_the_last_look_is_too_old(machine, short_tmp):
     one = Agent(Settings(machine.platform, short_tmp, short_tmp / "agent.sock"))
     now = 10.0
-    health = one._page.routes(lambda: now)["/healthz"]
+    health: Any = one._page.routes(lambda: now)["/healthz"]
     assert health()[0] == 200
     now = 100.0
     assert health() == (503, "text/plain; charset=utf-8", b"the last look at this machine ended 100 s ago\n")

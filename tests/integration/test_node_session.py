@@ -308,7 +308,7 @@ def test_refused_allocations_say_why(kubelet, short_tmp):
         assert "kubenclave doctor node" in caught.value.details()
 
 
-def test_being_stopped_while_the_library_swallows_cancellations_is_stopping_all_the_same(short_tmp):
+def test_being_stopped_while_the_library_swallows_cancellations_is_stopping_all_the_same(short_tmp, monkeypatch):
     """grpclib turns a cancellation into an error of its own when the connection ends in the same moment."""
     kubelet_socket = sockets.listen(short_tmp / "kubelet.sock", 0o600)
 
@@ -318,14 +318,14 @@ def test_being_stopped_while_the_library_swallows_cancellations_is_stopping_all_
         session = Session(plugin, short_tmp, plugin.endpoint, Signal(), QUICK)
         registering = asyncio.Event()
 
-        async def call() -> None:
+        async def call(*_: object) -> None:
             registering.set()
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
                 raise UnreachableError("connection lost", code="kubelet.unreachable") from None
 
-        session._call = call  # type: ignore[method-assign]  # the moment cannot be had otherwise
+        monkeypatch.setattr("kubenclave.node.kubelet._call", call)  # the moment cannot be had otherwise
         task = asyncio.create_task(session.run())
         await registering.wait()
         task.cancel()
