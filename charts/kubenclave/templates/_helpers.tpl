@@ -153,6 +153,13 @@ the startup taint, which nobody else can take away.
 {{- end }}
 {{- end }}
 
+{{/* Annotations of what runs last, when a release is uninstalled: the weight, by which the Job comes after its rights */}}
+{{- define "kubenclave.cleanupHook" -}}
+helm.sh/hook: post-delete
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
+
 {{/* Priority class of a kind of pods: (list $ "node") or (list $ "cluster") */}}
 {{- define "kubenclave.priorityClassName" -}}
 {{- (index (index . 0).Values.priorityClass (index . 1)).name -}}
