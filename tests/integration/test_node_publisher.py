@@ -13,8 +13,8 @@ from kubenclave.errors import KubenclaveError, PlatformError, UnreachableError, 
 from kubenclave.node import publisher
 from kubenclave.node.api import NodeApi, Place, place_of
 from kubenclave.node.deviceplugin import Offer
-from kubenclave.node.publish import Wishes
 from kubenclave.node.publisher import Publisher, Target
+from kubenclave.node.reconcile import Wishes
 from kubenclave.sgx.epc import MIB
 from tests.integration.fake_api import FakeApi
 from tests.integration.grpc_kubelet import GrpcKubelet

@@ -11,9 +11,9 @@ from kubenclave.cluster import cleanup
 from kubenclave.cluster.api import CONFLICT, NODES, NOT_FOUND, Listing
 from kubenclave.errors import ClusterError
 from kubenclave.node.api import JSON_PATCH
-from kubenclave.node.publish import Wishes
+from kubenclave.node.reconcile import Wishes
 from tests.node_objects import RefusedError, new_node, patched
-from tests.unit.test_publish import TAINT, facts, hardware, publish, simulated, tainted
+from tests.unit.test_reconcile import TAINT, facts, hardware, publish, simulated, tainted
 
 
 class Api:

@@ -271,8 +271,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 def _publisher_of(arguments: argparse.Namespace) -> "Publisher":
     from kubenclave.node.api import NodeApi, place_of  # noqa: PLC0415  # only in a cluster
-    from kubenclave.node.publish import Wishes  # noqa: PLC0415  # the same
     from kubenclave.node.publisher import Publisher, Target  # noqa: PLC0415  # the same
+    from kubenclave.node.reconcile import Wishes  # noqa: PLC0415  # the same
 
     target = Target(
         name=arguments.node_name,

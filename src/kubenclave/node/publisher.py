@@ -18,7 +18,7 @@ from typing import Any, Final, Never
 from kubenclave.errors import KubenclaveError, UnreachableError
 from kubenclave.node.api import STRATEGIC_PATCH, NodeApi
 from kubenclave.node.log import Logger
-from kubenclave.node.publish import (
+from kubenclave.node.reconcile import (
     Event,
     Facts,
     Patch,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kubenclave.errors import UnreachableError
 from kubenclave.node.deviceplugin import EpcMode
-from kubenclave.node.publish import (
+from kubenclave.node.reconcile import (
     Facts,
     Wishes,
     event_object,
