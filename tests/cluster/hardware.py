@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """SGX hardware of a test node as its programs see it: device nodes, and EPC in the kernel's files."""
 
+from kubenclave.sgx.epc import MIB
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.node import Node
-from tests.cluster.release import TEST_IMAGE, Values
+from tests.cluster.release import EPC, TEST_IMAGE, Values
 
-EPC = "sgx.intel.com/epc"
-MIB = 1 << 20
 LABEL = "kubenclave.dev/sgx-node"
 TAINT = "startup-taint.cluster-autoscaler.kubernetes.io/sgx"
 

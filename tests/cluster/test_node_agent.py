@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
+from kubenclave.sgx.epc import MIB
 from tests.chart import NAMESPACE
 from tests.cluster import hardware
-from tests.cluster.hardware import EPC, MIB, TAINT, epc
+from tests.cluster.hardware import TAINT, epc
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.parts import HarnessError
-from tests.cluster.release import installed, pod
+from tests.cluster.release import EPC, installed, pod
 
 pytestmark = pytest.mark.kubernetes_1_34
 

@@ -14,13 +14,14 @@ from contextlib import suppress
 
 import pytest
 
+from kubenclave.sgx.epc import MIB
 from tests.chart import NAMESPACE
 from tests.cluster import hardware
-from tests.cluster.hardware import EPC, MIB, epc
+from tests.cluster.hardware import epc
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.parts import HarnessError
 from tests.cluster.harness.progress import say
-from tests.cluster.release import installed, pod
+from tests.cluster.release import EPC, installed, pod
 
 ROUNDS = int(os.environ.get("KUBENCLAVE_STORM_ROUNDS", "100"))
 CAPACITY = 64

@@ -77,9 +77,9 @@ class PodDevices:
         if told != self._told:
             self._told = told
             if error is None:
-                _log.info("pod-resources.reached", socket=str(self._socket))
+                _log.info("podresources.reached", socket=str(self._socket))
             else:
-                _log.warning("pod-resources.unreachable", code=error.code, error=str(error))
+                _log.warning("podresources.unreachable", code=error.code, error=str(error))
 
 
 def held(response: pb.ListPodResourcesResponse) -> dict[Holder, int]:
