@@ -59,7 +59,17 @@ def test_a_node_says_what_it_has_and_pods_get_it(sgx):
     sgx.apply(pod("user", {EPC: "8Mi"}))
     assert sgx.wait_pod("user")["spec"]["nodeName"] == "sgx-1"
     assert sgx.exec("user", "sh", "-c", "test -c /dev/sgx_enclave && echo there") == "there\n"
+    one_device = 'namespace="default",pod="user",container="main",resource="sgx.intel.com/enclave"} 1\n'
+    sgx.wait(lambda: one_device in metrics(sgx), 30, "the pod's device among the metrics")
     sgx.delete("pod", "user")
+    sgx.wait(lambda: 'pod="user"' not in metrics(sgx), 30, "the pod's device to go from the metrics")
+
+
+def metrics(cluster: Cluster) -> str:
+    """What a scrape of the agent on sgx-1 gets."""
+    (agent,) = cluster.items("pods", NAMESPACE, "app.kubernetes.io/component=node-agent")
+    where = f"/api/v1/namespaces/{NAMESPACE}/pods/{agent['metadata']['name']}:9100/proxy/metrics"
+    return cluster.kubectl("get", "--raw", where)
 
 
 def test_the_agent_runs_without_privilege(sgx):
