@@ -79,10 +79,13 @@ def _hold(options: argparse.Namespace) -> int:
 
 
 def _enter(run: str, version: str, command: list[str]) -> int:
-    """Run a command, or a shell, inside the newest held cluster or the one named."""
+    """Run a command, or a shell, inside the held cluster that is named, or the only one there is."""
     found = [(folder, first) for folder, first in enclose.running() if run in folder.name]
     if not found:
         say("no cluster is held here; start one with: python -m tests.cluster --hold")
+        return 1
+    if len(found) > 1:
+        say(f"which one? --enter {' or '.join(folder.name for folder, _ in found)}")
         return 1
     folder, first = found[0]
     tools = [place(TOOLS[name]) / "bin" for name in (version, "helm")]

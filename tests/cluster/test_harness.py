@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,14 @@ def test_the_api_server_comes_back_with_what_it_knew(cluster: Cluster):
     cluster.start_apiserver()
     assert cluster.get("configmap", "kept")["data"] == {"a": "b"}
     cluster.delete("configmap", "kept")
+
+
+def test_a_scheduler_that_ends_by_itself_is_started_again(cluster: Cluster):
+    scheduler = cluster.control.scheduler
+    before = scheduler.pid
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    cluster.wait(lambda: scheduler.pid not in {None, before}, 30, "the scheduler to be started again")
 
 
 def test_the_audit_log_has_writes_with_annotations(cluster: Cluster):

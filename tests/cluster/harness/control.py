@@ -55,8 +55,9 @@ class ControlPlane:
         logs.mkdir(parents=True, exist_ok=True)
         self.etcd = Part("etcd", self._etcd(), logs)
         self.apiserver = Part("kube-apiserver", self._apiserver(admission), logs)
-        self.controllers = Part("kube-controller-manager", self._controllers(), logs)
-        self.scheduler = Part("kube-scheduler", self._scheduler(), logs)
+        # Both may end themselves when they lose the API server, and a kubelet restarts its static pods.
+        self.controllers = Part("kube-controller-manager", self._controllers(), logs, kept=True)
+        self.scheduler = Part("kube-scheduler", self._scheduler(), logs, kept=True)
         self.proxy = Part("kube-proxy", [binaries / "kube-proxy", f"--config={self._proxy_file}"], logs)
         self.dns = Part("dns", [sys.executable, "-m", dns.__name__, self.admin], logs)
         self.parts = [self.etcd, self.apiserver, self.controllers, self.scheduler, self.proxy, self.dns]

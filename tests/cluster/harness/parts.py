@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
+
+_PAUSE: Final = 1.0
 
 
 class HarnessError(Exception):
@@ -18,12 +21,17 @@ class HarnessError(Exception):
 
 
 class Part:
-    """One program that can be stopped and started again; its log is appended to."""
+    """One program that can be stopped and started again; its log is appended to.
 
-    def __init__(self, name: str, command: Sequence[str | Path], logs: Path) -> None:
+    With ``kept`` it is started again a second after it ended by itself.
+    """
+
+    def __init__(self, name: str, command: Sequence[str | Path], logs: Path, *, kept: bool = False) -> None:
         self.name = name
         self.command = [str(word) for word in command]
         self.log = logs / f"{name}.log"
+        self._kept = kept
+        self._stopped = False
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -35,17 +43,28 @@ class Part:
         """Start it; nothing happens when it runs."""
         if self.pid:
             return
+        self._stopped = False
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+        if self._kept:
+            threading.Thread(target=self._keep, args=(self._process,), daemon=True).start()
 
     def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send it a signal and wait for its end."""
+        self._stopped = True
         if self._process and self._process.poll() is None:
             self._process.send_signal(number)
             self._process.wait(60)
+
+    def _keep(self, process: subprocess.Popen[bytes]) -> None:
+        """Start it again once ``process`` has ended, unless it was stopped or started meanwhile."""
+        process.wait()
+        time.sleep(_PAUSE)
+        if self._process is process and not self._stopped:
+            self.start()
 
     def tail(self, lines: int = 25) -> str:
         """The end of its log, under its name."""
