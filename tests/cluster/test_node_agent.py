@@ -122,6 +122,27 @@ def test_a_node_made_anew_is_told_again(sgx):
     sgx.wait(lambda: epc(sgx, "sgx-1") == MIB_OF_NODE * MIB, 90, "EPC on the new Node")
 
 
+def replaced(cluster: Cluster) -> bool:
+    """Whether the agent is on its way from one pod to another."""
+    agent = cluster.get("daemonset", "kubenclave-node-agent", NAMESPACE)
+    status = agent["status"]
+    current = status["observedGeneration"] == agent["metadata"]["generation"]
+    return not (current and status.get("updatedNumberScheduled") == status.get("numberAvailable", 0) == 1)
+
+
+def test_pods_that_come_while_the_agent_is_replaced_wait_instead_of_failing(sgx):
+    names = []
+    for _ in range(3):
+        sgx.kubectl("rollout", "restart", "daemonset/kubenclave-node-agent", "-n", NAMESPACE)
+        while replaced(sgx):
+            names.append(f"meanwhile-{len(names)}")
+            sgx.apply(pod(names[-1], {EPC: "64Ki"}))
+    assert len(names) > 6, "pods came meanwhile"
+    for name in names:
+        sgx.wait_pod(name, timeout=30)
+        sgx.kubectl("delete", "pod", name, "--wait=false")
+
+
 def test_the_startup_taint_goes_once_everything_works(sgx):
     node = sgx.node("sgx-1")
     node.remove_sgx_devices()
@@ -161,6 +182,8 @@ def agent_of(cluster: Cluster, node: str) -> Path:
         ('{"spec":{"taints":[{"key":"mine","effect":"NoExecute"}]}}', False),
         ('{"status":{"capacity":{"cpu":"64"}}}', True),
         ('{"status":{"allocatable":{"memory":"1"}}}', True),
+        ('{"status":{"allocatable":{"sgx.intel.com/enclave":"500"}}}', True),
+        ('{"status":{"capacity":{"sgx.intel.com/enclave":"0"}}}', True),
         ('{"status":{"capacity":{"sgx.intel.com/epc":null}}}', True),
         ('{"status":{"conditions":[{"type":"Ready","status":"False"}]}}', True),
         ('{"status":{"nodeInfo":{"kubeletVersion":"v9"}}}', True),

@@ -176,6 +176,8 @@ def test_a_farewell_is_told_and_nothing_withdrawn(api, machine, short_tmp):
         asyncio.run(cluster.publisher.farewell())
         assert condition(api) == ("Unknown", "AgentStopped")
         assert published(api) == str(64 * MIB)
+        offered = api.node["status"]["allocatable"]
+        assert (offered["sgx.intel.com/enclave"], offered["sgx.intel.com/provision"]) == ("0", "0")
 
 
 def call(api: FakeApi, path: str = "/api/v1/nodes/sgx-1", **more: Any) -> Any:

@@ -16,9 +16,9 @@ from kubenclave.node.reconcile import (
     event_object,
     events,
     facts_of,
+    farewell_patch,
     next_patch,
     settled,
-    stopped_condition,
 )
 from kubenclave.platform.base import DeviceKind, DeviceNode, DriverFlavour, EpcSection, EpcSource, Inventory
 from kubenclave.sgx.epc import MIB
@@ -260,8 +260,9 @@ def test_every_story_comes_to_rest_at_what_its_last_state_says(story, mode, stop
     for state in story:
         node = publish(state, node, wishes)
         if stopped:
-            body = {"status": {"conditions": [stopped_condition(NOW)]}}
-            node = patched(node, "application/strategic-merge-patch+json", body, status=True)
+            last_words = farewell_patch(wishes, NOW)
+            node = patched(node, last_words.kind, last_words.body, status=last_words.status)
+            node["status"]["allocatable"] |= {ENCLAVE: "110", "sgx.intel.com/provision": "110"}  # as the kubelet does
     last = story[-1]
     node = publish(last, node, wishes)
     if last.usable is False:

@@ -77,6 +77,7 @@ class Agent:
             self.condition, settings.publisher, settings.pod_devices, stale=STALE_AFTER + settings.interval
         )
         self._told: tuple[Inventory | None, str] = (None, "")
+        self._publishing: asyncio.Task[Never] | None = None
 
     async def run(self) -> Never:
         """Serve until cancelled.
@@ -101,13 +102,14 @@ class Agent:
             for offering in self.condition.offerings:
                 group.create_task(offering.session.run())
             if settings.publisher is not None:
-                group.create_task(settings.publisher.run())
+                self._publishing = group.create_task(settings.publisher.run())
                 group.create_task(self._attend(plugins))
             await self._follow(hardware, seen)
 
     async def farewell(self) -> None:
-        """Tell the Node of the cluster that nobody looks after it any more."""
-        if self._settings.publisher is not None:
+        """Tell the Node of the cluster that nobody looks after it any more, as the last thing that it is told."""
+        if self._settings.publisher is not None and self._publishing is not None:
+            self._publishing.cancel()
             await self._settings.publisher.farewell()
 
     async def _attend(self, plugins: Signal) -> Never:
@@ -308,13 +310,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _until_signal(agent: Agent) -> None:
-    task = asyncio.create_task(agent.run())
-    loop = asyncio.get_running_loop()
+    task, stop, loop = asyncio.create_task(agent.run()), asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, stop.set)
+    told = asyncio.create_task(stop.wait())
+    await asyncio.wait((task, told), return_when=asyncio.FIRST_COMPLETED)
+    if told.done():
+        await agent.farewell()  # first, for the scheduler to send no more pods to devices that are about to go
+        task.cancel()
+    told.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    await agent.farewell()
 
 
 async def _aside(look: Callable[[], Inventory]) -> Inventory:

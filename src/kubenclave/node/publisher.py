@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Never
 
 from kubenclave.errors import KubenclaveError, UnreachableError
-from kubenclave.node.api import STRATEGIC_PATCH, NodeApi
+from kubenclave.node.api import NodeApi
 from kubenclave.node.log import Logger
 from kubenclave.node.reconcile import (
     Event,
@@ -26,9 +26,9 @@ from kubenclave.node.reconcile import (
     event_object,
     events,
     facts_of,
+    farewell_patch,
     next_patch,
     settled,
-    stopped_condition,
 )
 from kubenclave.node.watch import Signal
 from kubenclave.platform import sockets
@@ -126,11 +126,10 @@ class Publisher:
             await self._changed.wait(seen, _about(pause))
 
     async def farewell(self) -> None:
-        """Say that nobody looks after the Node any more; what is published stays, for pods run on and others come."""
+        """Say that nobody looks after the Node any more, while the kubelet still has the devices: ``run`` has ended."""
         with suppress(KubenclaveError, TimeoutError):
             async with asyncio.timeout(_FAREWELL):
-                body = {"status": {"conditions": [stopped_condition(_now())]}}
-                await self.api.patch(f"{self._path}/status", STRATEGIC_PATCH, body)
+                await self._send(farewell_patch(self._wishes, _now()))
 
     async def _round(self) -> float:
         """Bring the Node up to date and return how long that may last, in seconds."""

@@ -28,9 +28,17 @@ from kubenclave.platform.base import (
     DeviceKind,
     Inventory,
 )
-from kubenclave.sgx.epc import ENCLAVE_RESOURCE, EPC_RESOURCE, Quantity, amount
+from kubenclave.sgx.epc import (
+    AZURE_EPC_RESOURCE,
+    ENCLAVE_RESOURCE,
+    EPC_RESOURCE,
+    PROVISION_RESOURCE,
+    Quantity,
+    amount,
+)
 
 _MAX_MESSAGE: Final = 1024
+_DEVICE_RESOURCES: Final = (ENCLAVE_RESOURCE, PROVISION_RESOURCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +150,19 @@ def event_object(event: Event, node: Mapping[str, Any], name: str, now: str) -> 
     }
 
 
-def stopped_condition(now: str) -> dict[str, str]:
-    """Return the condition of a Node whose agent ends."""
+def farewell_patch(wishes: Wishes, now: str) -> Patch:
+    """Return the last change of an agent that ends: nobody vouches for the Node, and its devices are not to be had.
+
+    EPC stays published, for pods that run have theirs. Without devices the scheduler lets new pods wait; it would send
+    them to a kubelet that fails them for good until the kubelet itself tells that the plugin has gone, seconds later.
+    The kubelet puts the devices back when the next agent has registered.
+    """
     message = "the node agent has ended; what it published stays until it comes back"
     said = {"status": "Unknown", "reason": "AgentStopped", "message": message}
-    return {"type": NODE_CONDITION, **said, "lastHeartbeatTime": now, "lastTransitionTime": now}
+    condition = {"type": NODE_CONDITION, **said, "lastHeartbeatTime": now, "lastTransitionTime": now}
+    names = _DEVICE_RESOURCES if wishes.mode is EpcMode.CAPACITY else (*_DEVICE_RESOURCES, AZURE_EPC_RESOURCE)
+    status = {"conditions": [condition], "allocatable": dict.fromkeys(names, "0")}
+    return Patch(status=True, kind=STRATEGIC_PATCH, body={"status": status})
 
 
 def facts_of(
