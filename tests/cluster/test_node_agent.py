@@ -131,7 +131,7 @@ def replaced(cluster: Cluster) -> bool:
 
 
 def test_pods_that_come_while_the_agent_is_replaced_wait_instead_of_failing(sgx):
-    names = []
+    names: list[str] = []
     for _ in range(3):
         sgx.kubectl("rollout", "restart", "daemonset/kubenclave-node-agent", "-n", NAMESPACE)
         while replaced(sgx):
