@@ -75,21 +75,20 @@ class Running:
             timing=QUICK,
         )
         self.error: BaseException | None = None
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
         try:
-            self._loop.run_until_complete(self._main())
+            asyncio.run(self._main())  # which, at the end, lets connections close that have just been given up
         except asyncio.CancelledError:
             pass
         except BaseException as error:  # noqa: BLE001  # looked at by the test
             self.error = error
-        finally:
-            self._loop.close()
 
     async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(Agent(self.settings).run())
         await self._task
 
@@ -100,7 +99,7 @@ class Running:
             eventually(lambda: self.status_socket.exists() or not self._thread.is_alive())
             yield self
         finally:
-            if self._task is not None and not self._loop.is_closed():
+            if self._loop is not None and self._task is not None and not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._task.cancel)
             self._thread.join(10)
             assert not self._thread.is_alive()

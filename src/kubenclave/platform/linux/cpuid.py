@@ -94,11 +94,6 @@ def decode(read: CpuidReader) -> CpuFacts:
     )
 
 
-def read(path: Path) -> CpuFacts | None:
-    """Return what the device at ``path`` says, else the processor itself; None where neither can be asked."""
-    return read_device(path) or ask()
-
-
 @functools.cache
 def ask() -> CpuFacts | None:
     """Return what the processor under us says, which a container without any permission may ask too.

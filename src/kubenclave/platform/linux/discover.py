@@ -20,7 +20,7 @@ class LinuxPlatform:
     ``lstat`` and ``read_cpu`` stand in for device nodes and CPUID where a test cannot make them.
 
     The kernel's EPC sizes win. Where it tells none but has a driver (5.11 to 5.16, Intel's driver), CPUID does: that of
-    the processor under us, which ``root`` does not change.
+    the processor under us, whatever ``root`` is, for a pod sees the machine's files somewhere else.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class LinuxPlatform:
         nodes = driver.device_nodes(self._root, self._lstat)
         sections = epc_sections(self._root)
         source = EpcSource.SYSFS if sections else EpcSource.NONE
-        if not sections and (cpu := self._cpu()) is not None and cpu.sections:
+        if not sections and (cpu := self._cpu(ask=True)) is not None and cpu.sections:
             sections = tuple(EpcSection(None, size) for _, size in cpu.sections)
             source = EpcSource.CPUID
         return Inventory(driver=driver.flavour(self._root, nodes), nodes=nodes, sections=sections, epc_source=source)
@@ -51,7 +51,7 @@ class LinuxPlatform:
         release = kernel.release(self._root)
         model, flags = kernel.cpu_flags(self._root)
         return MachineFacts(
-            cpu=self._cpu(),
+            cpu=self._cpu(ask=self._root == Path("/")),  # the files of another machine are not about this processor
             cpu_model=model,
             cpu_flags=flags,
             kernel_release=release,
@@ -60,13 +60,13 @@ class LinuxPlatform:
             registered=driver.registered_devices(self._root),
         )
 
-    def _cpu(self) -> CpuFacts | None:
+    def _cpu(self, *, ask: bool) -> CpuFacts | None:
         path = self._root / "dev/cpu/0/cpuid"
         if self._read_cpu is not None:
             return self._read_cpu(path)
         from kubenclave.platform.linux import cpuid  # noqa: PLC0415  # only where the kernel does not tell the sizes
 
-        return cpuid.read(path)
+        return cpuid.read_device(path) or (cpuid.ask() if ask else None)
 
 
 def epc_sections(root: Path) -> tuple[EpcSection, ...]:
