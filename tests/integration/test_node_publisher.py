@@ -31,7 +31,7 @@ TAINT = "startup/sgx"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Short pauses; the grace of a kubelet stays long, or a loaded machine would be taken for one that is deaf."""
-    for name, seconds in {"LEAST": 0.01, "SOON": 0.05, "LAST_RETRY": 0.1}.items():
+    for name, seconds in {"LEAST": 0.01, "SOON": 0.05, "LAST_RETRY": 0.1, "LINGER": 0.01}.items():
         monkeypatch.setattr(publisher, name, seconds)
 
 

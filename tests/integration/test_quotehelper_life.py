@@ -295,9 +295,18 @@ def test_quotes_by_ppid_are_refused_whatever_the_backend(short_tmp):
 def test_a_longer_quote_than_announced_raises_the_size(short_tmp):
     with helper(short_tmp) as one:
         exact = quote("long", QUOTE_SIZE)
+        assert error_of(one.socket, exact) is AesmError.ATT_KEY_NOT_INITIALIZED
         assert error_of(one.socket, exact) is AesmError.PARAMETER_ERROR
         assert ask(one.socket, SIZE) == aesm.QuoteSize(QUOTE_SIZE + 100)
         assert error_of(one.socket, quote("long", QUOTE_SIZE + 100)) is AesmError.SUCCESS
+
+
+def test_a_buffer_of_the_size_of_before_is_answered_with_42_once(short_tmp):
+    """Certificates were renewed, and are longer, between two requests, of which the helper has seen the second only."""
+    small = quote("quote", QUOTE_SIZE - 1)
+    with helper(short_tmp) as one:
+        assert error_of(one.socket, small) is AesmError.ATT_KEY_NOT_INITIALIZED
+        assert error_of(one.socket, small) is AesmError.PARAMETER_ERROR
 
 
 def test_a_report_for_the_quoting_enclave_of_before_is_answered_with_42_once(short_tmp):

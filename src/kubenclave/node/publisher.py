@@ -28,6 +28,7 @@ from kubenclave.node.reconcile import (
     facts_of,
     farewell_patch,
     next_patch,
+    offers_devices,
     settled,
 )
 from kubenclave.node.watch import Signal
@@ -47,7 +48,9 @@ _ASK_AGAIN: Final = 10.0
 _MAX_ROUNDS: Final = 8
 _EVENTS_AT_ONCE: Final = 10
 _EVENTS_ROUTE: Final = "/api/v1/namespaces/default/events"
-_FAREWELL: Final = 2.0
+LINGER: Final = 0.5
+"""Seconds in which a kubelet hears of a pod that was bound to its Node, and asks for its devices."""
+_FAREWELL: Final = 5.0
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h
 _KEPT: Final = 16384
 
@@ -126,10 +129,17 @@ class Publisher:
             await self._changed.wait(seen, _about(pause))
 
     async def farewell(self) -> None:
-        """Say that nobody looks after the Node any more, while the kubelet still has the devices: ``run`` has ended."""
+        """Say that nobody looks after the Node any more, while the kubelet still has the devices: ``run`` has ended.
+
+        Returns when pods that were on their way have had time to get their devices, and no others have been sent.
+        """
         with suppress(KubenclaveError, TimeoutError):
             async with asyncio.timeout(_FAREWELL):
-                await self._send(farewell_patch(self._wishes, _now()))
+                offered = True
+                while offered:  # a kubelet that has just told its own opinion has undone it, and will not soon again
+                    await self._send(farewell_patch(self._wishes, _now()))
+                    await asyncio.sleep(LINGER)
+                    offered = offers_devices(await self.api.get(self._path))
 
     async def _round(self) -> float:
         """Bring the Node up to date and return how long that may last, in seconds."""

@@ -165,6 +165,11 @@ def farewell_patch(wishes: Wishes, now: str) -> Patch:
     return Patch(status=True, kind=STRATEGIC_PATCH, body={"status": status})
 
 
+def offers_devices(node: Mapping[str, Any]) -> bool:
+    """Tell whether the scheduler may send pods for enclave devices there."""
+    return bool(_amount(node, "allocatable", ENCLAVE_RESOURCE))
+
+
 def facts_of(
     inventory: Inventory, error: KubenclaveError | None, *, held: bool | None, aesm: bool | None, await_aesm: bool
 ) -> Facts:
@@ -290,9 +295,7 @@ def _taint_patch(facts: Facts, wishes: Wishes, node: Mapping[str, Any]) -> Patch
     Each removal says which taint it expects at its place: where the list has changed meanwhile nothing is removed.
     """
     places = _startup_taints(wishes, node)
-    offered = _amount(node, "allocatable", ENCLAVE_RESOURCE) and (
-        wishes.mode is EpcMode.DEVICES or _amount(node, "allocatable", EPC_RESOURCE)
-    )
+    offered = offers_devices(node) and (wishes.mode is EpcMode.DEVICES or _amount(node, "allocatable", EPC_RESOURCE))
     if not (places and offered and facts.usable and _ready(node)):
         return None
     taints = _list(node, "spec", "taints")

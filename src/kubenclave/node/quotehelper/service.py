@@ -187,7 +187,8 @@ class QuoteService:
             # Without a usable provider library the quotes would carry an encrypted PPID that verifiers reject.
             self._init = None
             return AesmError.NO_PLATFORM_CERT_DATA
-        if self._init is None or self._init.target_info != init.target_info:
+        known = None if self._init is None else (self._init.target_info, self._init.quote_size)
+        if known != (init.target_info, init.quote_size):
             self._told.clear()
             _log.info("quotes.initialised", quote_size=init.quote_size)
         self._init = init
@@ -253,9 +254,10 @@ class QuoteService:
         return AesmError.ATT_KEY_NOT_INITIALIZED if state is WorkerState.UP else state.error
 
     def _quote(self, request: aesm.GetQuote, caller: Caller) -> None:
-        error = self._quote_problem(request)
+        call = Call(request, caller)
+        error = self._quote_problem(request, call.who)
         if error is None:
-            self._enqueue(Call(request, caller))
+            self._enqueue(call)
         else:
             self._refuse(request, caller, error)
 
@@ -269,7 +271,7 @@ class QuoteService:
             self._refuse(displaced.request, displaced.caller, AesmError.BUSY)
         self._dispatch()
 
-    def _quote_problem(self, request: aesm.GetQuote) -> AesmError | None:
+    def _quote_problem(self, request: aesm.GetQuote, who: int | bytes) -> AesmError | None:
         if request.report is None or request.buf_size is None:
             return AesmError.UNEXPECTED_ERROR
         if (error := keyids.problem(request.key_id)) is not None:
@@ -279,9 +281,9 @@ class QuoteService:
             return AesmError.PARAMETER_ERROR
         if self._init is None:
             return self._no_key()
-        if not self._init.quote_size <= request.buf_size <= aesm.MAX_BUFFER:
+        if request.buf_size > aesm.MAX_BUFFER:
             return AesmError.PARAMETER_ERROR
-        return None
+        return self._outdated(who, AesmError.PARAMETER_ERROR) if request.buf_size < self._init.quote_size else None
 
     def _dispatch(self) -> None:
         if self._dispatching:
@@ -328,8 +330,9 @@ class QuoteService:
             return aesm.Refusal(request, AesmError.NO_PLATFORM_CERT_DATA)
         if self._init is not None and len(quote) > self._init.quote_size:
             self._init = replace(self._init, quote_size=len(quote))  # the certificate chain has changed
+            self._told.clear()
         if len(quote) > request.buf_size:
-            return aesm.Refusal(request, AesmError.PARAMETER_ERROR)
+            return aesm.Refusal(request, self._outdated(call.who, AesmError.PARAMETER_ERROR))
         return aesm.Quote(quote.ljust(request.buf_size, b"\0"), result.qe_report_info)
 
     def _quote_error(self, call: Call, error: AesmError) -> AesmError:
@@ -337,12 +340,20 @@ class QuoteService:
             self._forget_key(error)
         elif error in {AesmError.NO_PLATFORM_CERT_DATA, AesmError.ENCLAVE_LOST}:
             self._init_wanted.set()
-        elif error in {AesmError.INVALID_REPORT, AesmError.ERROR_REPORT} and call.who not in self._told:
-            # Perhaps the REPORT is for the quoting enclave of before a restart or an upgrade. Clients take 47 as final,
-            # while 42 makes them fetch the target info anew, so they get that once.
-            self._remember(call.who)
-            return AesmError.ATT_KEY_NOT_INITIALIZED
+        elif error in {AesmError.INVALID_REPORT, AesmError.ERROR_REPORT}:
+            return self._outdated(call.who, error)
         return error
+
+    def _outdated(self, who: int | bytes, error: AesmError) -> AesmError:
+        """Return what to say to somebody who may only go by what was true before.
+
+        The REPORT may be for the quoting enclave, or the buffer for the certificates, of before a restart, an upgrade
+        or a renewal. Clients take 47 and 3 as final, while 42 makes them ask for all of it anew, so they get that once.
+        """
+        if who in self._told:
+            return error
+        self._remember(who)
+        return AesmError.ATT_KEY_NOT_INITIALIZED
 
     def _remember(self, who: int | bytes) -> None:
         """Note that somebody has, or will have, fetched the target info of now."""
