@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,7 @@ class Storm:
         """Wait until a container starts that is not among the ``seen`` first; the rules hold meanwhile too."""
 
         def started() -> bool:
+            self.restock()
             self.check()
             return self.seen > seen
 
@@ -97,14 +99,30 @@ class Storm:
         return self.has_device.get(container, True)
 
     def change_pods(self, choose: random.Random) -> None:
-        """Delete a pod that has its EPC, so that one that waits gets it, and create those that are not there."""
+        """Delete a pod that has its EPC, so that one that waits gets it."""
+        holding = sorted(
+            one["metadata"]["name"]
+            for one in self.cluster.items("pods", "storm")
+            if one["metadata"]["name"] != STEADY and _holds_epc(one)
+        )
+        if holding:
+            self._delete(choose.choice(holding))
+        self.restock()
+
+    def restock(self) -> None:
+        """Do what a controller does: replace pods that have failed, as they have to where there was no device for them.
+
+        Names whose last pod is still ending wait for the next time.
+        """
         pods = {one["metadata"]["name"]: one for one in self.cluster.items("pods", "storm")}
-        placed = sorted(name for name, one in pods.items() if name != STEADY and "nodeName" in one["spec"])
-        if placed:
-            self.cluster.kubectl("delete", "pod", choose.choice(placed), "-n", "storm", "--wait=false")
-        for name in (f"p{number}" for number in range(PODS)):
-            if name not in pods:
-                self.cluster.apply(labelled(name, EACH), namespace="storm")
+        failed = [name for name, one in pods.items() if one["status"]["phase"] == "Failed"]
+        if failed:
+            self._delete(*failed)
+        for name in {f"p{number}" for number in range(PODS)} - pods.keys():
+            self.cluster.apply(labelled(name, EACH), namespace="storm")
+
+    def _delete(self, *names: str) -> None:
+        self.cluster.kubectl("delete", "pod", "-n", "storm", "--ignore-not-found", "--wait=false", *names)
 
     def _kubelet(self) -> None:
         self.node.stop_kubelet()
@@ -131,6 +149,12 @@ class Storm:
         self.node.remove_sgx_devices()
         time.sleep(0.5)
         self.node.make_sgx_devices()
+
+
+def _holds_epc(one: dict[str, Any]) -> bool:
+    """Tell whether others get its EPC when it is deleted."""
+    alive = one["status"]["phase"] != "Failed" and "deletionTimestamp" not in one["metadata"]
+    return alive and "nodeName" in one["spec"]
 
 
 def labelled(name: str, mib: int):
