@@ -91,8 +91,8 @@ lock: ## pin the newest versions that pyproject.toml allows, with hashes
 	@python=$$(sh tools/prerequisites.sh $(PYTHON)) && $$python -m venv .cache/lock
 	@.cache/lock/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13'
 	@$(LOCK) --upgrade --all-extras --group dev -o requirements/dev.txt
-	@$(LOCK) --upgrade --extra local --extra cluster --group build --constraint requirements/dev.txt -o requirements/run.txt
-	@$(LOCK) --upgrade --extra node --extra cluster --constraint requirements/dev.txt -o requirements/image.txt
+	@$(LOCK) --upgrade --extra local --extra cluster --extra services --group build --constraint requirements/dev.txt -o requirements/run.txt
+	@$(LOCK) --upgrade --extra node --extra cluster --extra services --constraint requirements/dev.txt -o requirements/image.txt
 
 clean: ## remove what make made
 	rm -rf $(VENV) .cache .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
