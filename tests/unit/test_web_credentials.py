@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens and client certificates of a service: shown once, kept hashed, refused once revoked or ended."""
+
+import datetime as dt
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from kubenclave.errors import FormatError, TrustError, UsageError
+from kubenclave.services.database import Database
+from kubenclave.services.web import credentials as module
+from kubenclave.services.web.credentials import CredentialKind, Credentials, Role, new_token
+
+START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+class Clock:
+    def __init__(self):
+        self.time = START
+
+    def __call__(self):
+        return self.time
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def database(tmp_path):
+    opened = Database(tmp_path / "credentials.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def credentials(database, clock):
+    return Credentials(database, clock)
+
+
+def certificate(key=None):
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "client")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), START, START)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def refusal(call):
+    with pytest.raises(TrustError) as caught:
+        call()
+    return caught.value.code
+
+
+def test_a_token_allows_its_roles_and_no_other(credentials):
+    token = credentials.create("ops", [Role.POLICY_ADMIN, Role.ATTEST])
+    assert credentials.check(Role.POLICY_ADMIN, token).name == "ops"
+    assert credentials.check(Role.ATTEST, token).roles == {Role.POLICY_ADMIN, Role.ATTEST}
+    assert refusal(lambda: credentials.check(Role.KEY_ADMIN, token)) == "credentials.role"
+
+
+def test_the_secret_of_a_token_is_not_in_the_database(credentials, database, tmp_path):
+    token = credentials.create("ops", [Role.ATTEST])
+    database.close()
+    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert token.rpartition("_")[2].encode() not in kept
+    assert token.split("_")[1].encode() in kept
+
+
+@pytest.mark.parametrize("wrong", ["x", "kubenclave_", "kubenclave_0011223344556677_" + "A" * 43, "é" * 70])
+def test_what_is_no_token_of_ours_is_unknown(credentials, wrong):
+    assert refusal(lambda: credentials.check(Role.ATTEST, wrong)) == "credentials.unknown"
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_who_shows_nothing_is_told_what_is_missing(credentials, nothing):
+    assert refusal(lambda: credentials.check(Role.ATTEST, nothing)) == "credentials.missing"
+
+
+def test_another_secret_with_the_same_id_is_refused(credentials):
+    token = credentials.create("ops", [Role.ATTEST])
+    other = token[:-2] + ("AA" if token[-2:] != "AA" else "BA")
+    assert refusal(lambda: credentials.check(Role.ATTEST, other)) == "credentials.unknown"
+
+
+def test_a_revoked_token_is_refused_also_where_it_was_remembered(credentials, database, clock):
+    token = credentials.create("ops", [Role.ATTEST])
+    assert credentials.check(Role.ATTEST, token).name == "ops"
+    Credentials(database, clock).revoke("ops")  # another process
+    assert refusal(lambda: credentials.check(Role.ATTEST, token)) == "credentials.unknown"
+
+
+def test_a_token_ends(credentials, clock):
+    token = credentials.create("ops", [Role.ATTEST], expires=START + dt.timedelta(days=1))
+    assert credentials.check(Role.ATTEST, token)
+    clock.time += dt.timedelta(days=1)
+    assert refusal(lambda: credentials.check(Role.ATTEST, token)) == "credentials.unknown"
+
+
+def test_a_token_costs_one_scrypt_however_often_it_comes(credentials, monkeypatch):
+    tokens = [credentials.create(f"ops{number}", [Role.ATTEST]) for number in range(3)]
+    calls, scrypt = [], module._scrypt
+
+    def counted(secret, salt):
+        calls.append(secret)
+        return scrypt(secret, salt)
+
+    monkeypatch.setattr(module, "_scrypt", counted)
+    for token in tokens * 3:
+        credentials.check(Role.ATTEST, token)
+    assert len(calls) == 3
+
+
+def test_what_is_remembered_is_bounded(credentials, monkeypatch):
+    monkeypatch.setattr(module, "_REMEMBERED", 1)
+    tokens = [credentials.create(f"ops{number}", [Role.ATTEST]) for number in range(3)]
+    for token in tokens:
+        assert credentials.check(Role.ATTEST, token)
+    assert len(credentials._good) == 1
+
+
+def test_a_certificate_is_known_by_its_key(credentials):
+    key = ec.generate_private_key(ec.SECP256R1())
+    credentials.trust("ca-user", [Role.RELEASE_ADMIN], certificate(key))
+    assert credentials.check_certificate(Role.RELEASE_ADMIN, certificate(key)).name == "ca-user"  # renewed
+    assert refusal(lambda: credentials.check_certificate(Role.RELEASE_ADMIN, certificate())) == "credentials.unknown"
+    assert refusal(lambda: credentials.check_certificate(Role.ATTEST, certificate(key))) == "credentials.role"
+    with pytest.raises(FormatError) as caught:
+        credentials.check_certificate(Role.ATTEST, b"garbage")
+    assert caught.value.code == "credentials.certificate"
+
+
+def test_the_list_has_everything_but_secrets(credentials):
+    token = credentials.create("b", [Role.ATTEST], expires=START)
+    credentials.trust("a", [Role.KEY_ADMIN], certificate())
+    first, second = credentials.list()
+    assert (first.name, first.kind, first.expires) == ("a", CredentialKind.CERTIFICATE, None)
+    assert (second.name, second.created, second.expires) == ("b", START, START)
+    assert token.rpartition("_")[2] not in repr(second)
+
+
+@pytest.mark.parametrize(
+    ("name", "roles", "code"),
+    [("", [Role.ATTEST], "name"), ("a b", [Role.ATTEST], "name"), ("a", [], "roles"), ("ops", [Role.ATTEST], "taken")],
+)
+def test_what_cannot_be_a_credential(credentials, name, roles, code):
+    credentials.create("ops", [Role.ATTEST])
+    with pytest.raises(UsageError) as caught:
+        credentials.create(name, roles)
+    assert caught.value.code == f"credentials.{code}"
+
+
+def test_a_token_made_elsewhere_takes_the_place_of_the_one_before(credentials):
+    first, second = new_token(), new_token()
+    credentials.adopt("ops", [Role.ATTEST], first)
+    credentials.adopt("ops", [Role.ATTEST], second, replace=True)
+    assert credentials.check(Role.ATTEST, second)
+    assert refusal(lambda: credentials.check(Role.ATTEST, first)) == "credentials.unknown"
+    with pytest.raises(FormatError) as caught:
+        credentials.adopt("other", [Role.ATTEST], "password")
+    assert caught.value.code == "credentials.token"
+
+
+def test_nobody_can_be_revoked_twice(credentials):
+    credentials.create("ops", [Role.ATTEST])
+    credentials.revoke("ops")
+    with pytest.raises(UsageError) as caught:
+        credentials.revoke("ops")
+    assert caught.value.code == "credentials.unknown-name"
