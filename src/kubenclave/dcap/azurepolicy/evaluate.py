@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules over claims. One run holds the claims so far; it is made anew for every evaluation."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from kubenclave.dcap.azurepolicy.claims import Claim, ClaimIssuer, Scalar, is_reserved, same, value_type_of
+from kubenclave.dcap.azurepolicy.functions import Values, call, distinct
+from kubenclave.dcap.azurepolicy.tree import Access, Action, Condition, Expression, Literal, Rule, Test
+from kubenclave.dcap.azurepolicy.work import EvaluationFailedError, Work
+
+MAX_CLAIMS: Final = 4096  # that rules may work on
+
+
+class Run:
+    """Claims that rules add to; ``issued`` and ``properties`` by name, each a set of values in order."""
+
+    def __init__(self, claims: Iterable[Claim]) -> None:
+        self._claims = dict.fromkeys(_keyed(claim) for claim in claims)
+        self._work = Work()
+        self.issued: dict[str, Values] = {}
+        self.properties: dict[str, Values] = {}
+
+    def fires(self, rule: Rule) -> bool:
+        """Carry out a rule whose conditions hold; of permit and deny the caller knows what they mean.
+
+        Raises EvaluationFailedError.
+        """
+        found: dict[str, tuple[Claim, ...]] = {}
+        for condition in rule.conditions:
+            passed = self._passing(condition, found)
+            if bool(passed) is condition.negated:
+                return False
+            if condition.name is not None:
+                found[condition.name] = passed
+        if rule.action.verb not in ("permit", "deny"):
+            self._act(rule.action, self._meant(rule.action, found))
+        return True
+
+    def _passing(self, condition: Condition, found: dict[str, tuple[Claim, ...]]) -> tuple[Claim, ...]:
+        tests = [(test, self._values(test.operand, found)) for test in condition.tests]
+        self._work.spend(len(self._claims))
+        return tuple(claim for _, claim in self._claims if all(self._passes(claim, *each) for each in tests))
+
+    def _passes(self, claim: Claim, test: Test, wanted: Values) -> bool:
+        """Whether a claim passes; of several values ``==`` wants one of them, and ``!=`` none."""
+        self._work.spend(len(wanted))
+        value = _member(claim, test.member)
+        if not wanted:
+            raise EvaluationFailedError("a condition compares with an empty value")
+        if test.operator in ("==", "!="):
+            return any(same(value, each) for each in wanted) is (test.operator == "==")
+        limit = wanted[0]
+        if len(wanted) > 1 or value_type_of(limit) != "Integer":
+            raise EvaluationFailedError(f"{test.operator} compares with one integer")
+        return value_type_of(value) == "Integer" and _ordered(int(value), test.operator, int(limit))
+
+    def _values(self, expression: Expression, found: dict[str, tuple[Claim, ...]]) -> Values:
+        if isinstance(expression, Literal):
+            return (expression.value,)
+        if isinstance(expression, Access):
+            return distinct([_member(claim, expression.member) for claim in found[expression.name]])
+        arguments = [self._values(argument, found) for argument in expression.arguments]
+        return call(expression.function, arguments, self._work)
+
+    def _meant(self, action: Action, found: dict[str, tuple[Claim, ...]]) -> Sequence[Claim]:
+        """Return the claims an action speaks of: one for each value; none for the empty value."""
+        name, kind, value = (action.member(each) for each in ("claim", "type", "value"))
+        if isinstance(name, str):
+            return found[name]
+        if not isinstance(kind, Literal) or value is None or isinstance(value, str):
+            raise EvaluationFailedError("an action without type and value")
+        return [Claim(str(kind.value), each, ClaimIssuer.POLICY) for each in self._values(value, found)]
+
+    def _act(self, action: Action, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            if action.verb == "issueproperty":
+                _put(self.properties, claim)
+            elif action.verb == "issue" and not is_reserved(claim.type):  # what the service says is in the token anyway
+                _put(self.issued, claim)
+            self._claims.setdefault(_keyed(Claim(claim.type, claim.value, ClaimIssuer.POLICY)))
+        if len(self._claims) > MAX_CLAIMS:
+            raise EvaluationFailedError(f"more than {MAX_CLAIMS} claims")
+
+
+def _keyed(claim: Claim) -> tuple[str, Claim]:
+    """Tell 1 from true, which Python takes for equal."""
+    return claim.value_type, claim
+
+
+def _put(kept: dict[str, Values], claim: Claim) -> None:
+    kept[claim.type] = distinct([*kept.get(claim.type, ()), claim.value])
+
+
+def _member(claim: Claim, name: str) -> Scalar:
+    return {"type": claim.type, "value": claim.value, "valueType": claim.value_type, "issuer": claim.issuer.value}[name]
+
+
+def _ordered(value: int, operator: str, limit: int) -> bool:
+    return {"<": value < limit, "<=": value <= limit, ">": value > limit, ">=": value >= limit}[operator]
