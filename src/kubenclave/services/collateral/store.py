@@ -7,7 +7,7 @@ failure touches no copy.
 
 import datetime as dt
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -103,26 +103,13 @@ class Store:
         Raises TrustError ``collateral.rollback`` for one with a lower TCB evaluation data number or issued earlier
         than that copy, unless ``allow_rollback``.
         """
+        self.put_all([item], allow_rollback=allow_rollback)
+
+    def put_all(self, items: Iterable[Item], *, allow_rollback: bool = False) -> None:
+        """Keep all of the items, or none when one of them is refused; as ``put``."""
         with self.database.transaction() as connection:
-            name = str(item.key)
-            row = connection.execute("SELECT * FROM collateral_items WHERE name = ?", (name,)).fetchone()
-            if row is not None and not allow_rollback:
-                _refuse_older(item, _item(row))
-            connection.execute(
-                "INSERT OR REPLACE INTO collateral_items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    name,
-                    *_columns(item.key),
-                    item.body,
-                    item.issuer_chain,
-                    _seconds(item.issued),
-                    _seconds(item.next_update),
-                    item.number,
-                    item.source,
-                    _seconds(item.fetched),
-                ),
-            )
-            _ensure(connection, item.key, _seconds(self._now()))
+            for item in items:
+                _put(connection, item, allow_rollback=allow_rollback)
 
     def remove(self, key: ItemKey) -> None:
         """Forget an item and its attempts."""
@@ -254,6 +241,27 @@ def _status(row: sqlite3.Row) -> ItemStatus:
         error_code=row["error_code"],
         error=row["error"],
         failed=_time(row["failed"]),
+    )
+
+
+def _put(connection: sqlite3.Connection, item: Item, *, allow_rollback: bool) -> None:
+    name = str(item.key)
+    row = connection.execute("SELECT * FROM collateral_items WHERE name = ?", (name,)).fetchone()
+    if row is not None and not allow_rollback:
+        _refuse_older(item, _item(row))
+    connection.execute(
+        "INSERT OR REPLACE INTO collateral_items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            name,
+            *_columns(item.key),
+            item.body,
+            item.issuer_chain,
+            _seconds(item.issued),
+            _seconds(item.next_update),
+            item.number,
+            item.source,
+            _seconds(item.fetched),
+        ),
     )
 
 
