@@ -120,7 +120,7 @@ def test_what_is_no_remote_report(data: bytes):
         ({"initTimeData": {"data": {}, "dataType": "Binary"}}, "maa.member", "initTimeData.data"),
         ({"draftPolicyForAttestation": []}, "maa.member", "draftPolicyForAttestation"),
         ({"nonce": 7}, "maa.member", "nonce"),
-        ({"nonce": "n" * 1025}, "maa.size", "nonce"),
+        ({"nonce": "n" * 257}, "maa.size", "nonce"),
     ],
 )
 def test_wrong_requests_say_which_member(document: Any, code: str, field: str | None):

@@ -26,7 +26,7 @@ OTHER_TYPES: Final = ("SevSnpVm", "AzureGuest", "Tpm")
 
 MAX_QUOTE: Final = 64 * 1024
 MAX_DATA: Final = 128 * 1024
-MAX_NONCE: Final = 1024
+MAX_NONCE: Final = 256
 """Bounds, in bytes of the decoded quote and held data, and in characters of the nonce."""
 
 _MAX_TOKEN: Final = 256 * 1024

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens that come with requests about policies and their signers: unsecured, or signed by a certificate in the header.
+
+Pure: the certificate says who signed, and the caller decides whether that somebody counts. Nothing that a header points
+to (``jku``, ``x5u``) is ever fetched.
+"""
+
+import datetime as dt
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from kubenclave.dcap.collateral import load_json
+from kubenclave.errors import FormatError, TrustError
+from kubenclave.wire import maa
+
+_MIN_RSA: Final = 2048
+_P256_SIGNATURE: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """Certificate that a token was signed with; ``key`` is SHA-256 of its SubjectPublicKeyInfo, in hex."""
+
+    certificate: x509.Certificate
+
+    @property
+    def key(self) -> str:
+        """What signers are told apart by: a certificate renewed with the same key is the same signer."""
+        spki = self.certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return hashlib.sha256(spki).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A token whose signature holds, if it has one. ``claims`` is None where the payload is empty."""
+
+    claims: Any
+    signer: Signer | None
+    text: str
+
+
+def open_token(text: str, at: dt.datetime) -> Opened:
+    """Read a token and verify its signature with the certificate that it brings.
+
+    Raises FormatError (``maa.*``, ``json.*``) and TrustError (``maa.signature``, ``maa.signer-expired``).
+    """
+    token = maa.split_token(text)
+    header = load_json(token.header, "the token's header")
+    if not isinstance(header, dict):
+        raise FormatError("the token's header is not an object", code="maa.object", expected="a JSON object")
+    claims = load_json(token.payload, "the token's payload") if token.payload else None
+    if header.get("alg") == "none":
+        if token.signature:
+            raise TrustError("an unsecured token has a signature", code="maa.signature", expected="an empty last part")
+        return Opened(claims, None, token.text)
+    signer = Signer(_certificate(header))
+    _verify(header.get("alg"), signer.certificate, token)
+    if not signer.certificate.not_valid_before_utc <= at <= signer.certificate.not_valid_after_utc:
+        raise TrustError(
+            "the signer's certificate is not valid now",
+            code="maa.signer-expired",
+            expected="a certificate within its dates",
+            found=f"valid until {signer.certificate.not_valid_after_utc:%Y-%m-%d}",
+        )
+    return Opened(claims, signer, token.text)
+
+
+def read_certificate(der: bytes) -> x509.Certificate:
+    """Read a signer's certificate. Raises FormatError ``maa.certificate`` for one whose key signs no tokens."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        key = certificate.public_key()
+        _ = certificate.not_valid_after_utc
+    except Exception:  # noqa: BLE001 - whatever the parser says of it
+        raise _unfit("no certificate") from None
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= _MIN_RSA:
+        return certificate
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+        return certificate
+    raise _unfit("one with another key")
+
+
+def _certificate(header: Mapping[str, Any]) -> x509.Certificate:
+    """Return the certificate of a header: in Microsoft's samples ``x5c``, of its clients a ``jwk`` with ``x5c``."""
+    jwk = header.get("jwk")
+    return read_certificate(maa.first_certificate(jwk if isinstance(jwk, dict) and "x5c" not in header else header))
+
+
+def _verify(algorithm: Any, certificate: x509.Certificate, token: maa.Token) -> None:
+    check = _CHECKS.get(algorithm) if isinstance(algorithm, str) else None
+    if check is None:
+        raise FormatError(
+            "the token is signed in a way that is not known here",
+            code="maa.algorithm",
+            field="alg",
+            expected="RS256 (also spelled RSA256), ES256 or ECDH256",
+            found=repr(algorithm)[:40],
+        )
+    try:
+        check(certificate.public_key(), token.signature, token.signed)
+    except (InvalidSignature, TypeError, ValueError):
+        raise TrustError(
+            "the signature of the token is not good", code="maa.signature", hint="sign header.payload as it is sent"
+        ) from None
+
+
+def _rsa(key: Any, signature: bytes, signed: bytes) -> None:
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise TypeError("another kind of key")
+    key.verify(signature, signed, padding.PKCS1v15(), SHA256())
+
+
+def _ecdsa_der(key: Any, signature: bytes, signed: bytes) -> None:
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise TypeError("another kind of key")
+    key.verify(signature, signed, ec.ECDSA(SHA256()))
+
+
+def _ecdsa_raw(key: Any, signature: bytes, signed: bytes) -> None:
+    """Verify r and s of 32 bytes each, as RFC 7518 has them."""
+    if len(signature) != _P256_SIGNATURE:
+        raise ValueError("another length")
+    r, s = (int.from_bytes(half) for half in (signature[:32], signature[32:]))
+    _ecdsa_der(key, encode_dss_signature(r, s), signed)
+
+
+# Azure's Python client spells two algorithms in its own way, and writes ECDSA signatures in DER.
+_CHECKS: Final[Mapping[str, Callable[[Any, bytes, bytes], None]]] = {
+    "RS256": _rsa,
+    "RSA256": _rsa,
+    "ES256": _ecdsa_raw,
+    "ECDH256": _ecdsa_der,
+}
+
+
+def _unfit(found: str) -> FormatError:
+    return FormatError(
+        "not a certificate that can sign policies",
+        code="maa.certificate",
+        field="x5c",
+        expected=f"an X.509 certificate with RSA of {_MIN_RSA} bits or more, or P-256",
+        found=found,
+    )
