@@ -17,10 +17,12 @@ from joserfc.jwk import ECKey, RSAKey
 from kubenclave.dcap.binding import bound_key
 from kubenclave.dcap.judgement import Freshness, Judgement
 from kubenclave.dcap.tcb import TcbStatus
-from kubenclave.errors import Finding, FormatError, PolicyError
+from kubenclave.errors import Finding, FormatError, PolicyError, UsageError
 from kubenclave.services.attestation.entries import accepted_entry, refused_entry
 from kubenclave.services.attestation.log import Receipt, VerdictLog
+from kubenclave.services.attestation.policies import StoredPolicy
 from kubenclave.services.attestation.secrets import SecretInfo, SecretStore
+from kubenclave.sgx.quote import TeeType
 
 ENCRYPTION: Final = "A256GCM"
 _CURVES: Final = ("P-256", "P-384", "P-521")
@@ -37,6 +39,23 @@ class Released:
     secret: SecretInfo
     jwe: str
     receipt: Receipt
+
+
+def policy_for(policy: StoredPolicy, version: int | None) -> StoredPolicy:
+    """Return the policy in force, which a secret is to be stored for. Raises UsageError ``secret.policy``.
+
+    The one that nobody set is refused: it accepts whatever enclave there is. ``version`` is what the caller counts on.
+    """
+    if policy.is_default or version not in {None, policy.version}:
+        raise UsageError(
+            "a secret is stored for a policy that was set",
+            code="secret.policy",
+            field=policy.tee_type,
+            expected="a policy that names the enclave" if version is None else f"version {version} in force",
+            found="the built-in one" if policy.is_default else f"version {policy.version}",
+            hint="set a policy for this TEE type that names the enclave, then store the secret",
+        )
+    return policy
 
 
 async def release(
@@ -70,10 +89,12 @@ async def release(
 def release_findings(secret: SecretInfo, judgement: Judgement) -> list[Finding]:
     """Return everything that speaks against giving this secret on this judgement."""
     verdict, policy = judgement.verdict, judgement.policy
+    tee = verdict.quote.header.tee_type
     found = "none" if policy is None else policy.digest.hex()
     checks = (
         (judgement.freshness is Freshness.CHALLENGE, "release.not-fresh", "challenge", "one of ours, bound", "none"),
         (policy is not None and policy.digest == secret.policy, "release.policy", "policy", secret.policy.hex(), found),
+        ((tee is TeeType.TDX) is (secret.tee_type == "TdxVm"), "release.tee", "TEE", secret.tee_type, tee.name),
         (not judgement.draft, "release.draft", "policy", "one that an administrator set", "a draft of the request's"),
         (not verdict.quote.body.debug, "release.debug", "DEBUG attribute", "clear", "set"),
         (
