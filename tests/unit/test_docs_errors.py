@@ -18,6 +18,10 @@ LOG_CALLS = {"debug", "info", "warning", "error", "exception", "_tell"}
 # Text of the form of a code that is none: keys of manifests, names of modules and attributes, expressions of CEL.
 NO_CODES = {
     "c.own",
+    "ear.appraisal-policy-id",
+    "ear.status",
+    "ear.trustworthiness-vector",
+    "ear.verifier-id",
     "kubenclave.cli",
     "metadata.name",
     "metadata.namespace",
