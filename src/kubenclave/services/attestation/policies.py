@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policies of the service, per TEE type: every version that ever was in force, with who set it, when and signed by whom.
+"""Policies of the service, per TEE type: every version that ever was in force, who set it, when and signed by whom.
 
 Nothing is changed or deleted (the database itself refuses to); a reset is a version like any other. Who may set one is
 decided above; here only the trust model speaks: an isolated service takes nothing but what a registered signer signed.
