@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Collateral that somebody brings: all of it is verified before any is stored, and then all of it is, or nothing."""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from kubenclave.dcap.anchor import TrustAnchor
+from kubenclave.errors import KubenclaveError, TrustError
+from kubenclave.services.collateral import ingest
+from kubenclave.services.collateral.bundle import Bundle
+from kubenclave.services.collateral.items import ROOT_CRL, Item, ItemKey
+from kubenclave.services.collateral.store import Store
+from kubenclave.services.database import Database
+
+MIGRATIONS: Final = (
+    """CREATE TABLE bundles (
+        signer TEXT PRIMARY KEY,
+        created TEXT NOT NULL,
+        imported TEXT NOT NULL
+    );""",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """An item as it was brought; ``issuer_chain`` in PEM, empty where the kind has none."""
+
+    key: ItemKey
+    body: bytes = field(repr=False)
+    issuer_chain: bytes = field(repr=False)
+    fetched: dt.datetime
+
+
+def verified(
+    offered: Sequence[Offered], held: Item | None, *, anchor: TrustAnchor, now: dt.datetime, source: str
+) -> list[Item]:
+    """Return the items once every one of them holds; ``held`` is the root's list that is stored.
+
+    The root's list among them, where there is one, is what the others are held against.
+    Raises what ``ingest.check`` raises for the first that does not hold, with its name as the field.
+    """
+    root_crl, items = held, []
+    for each in sorted(offered, key=lambda one: one.key != ROOT_CRL):
+        try:
+            item = ingest.check(
+                each.key,
+                each.body,
+                each.issuer_chain,
+                anchor=anchor,
+                now=now,
+                root_crl=root_crl,
+                source=source,
+                fetched=each.fetched,
+            )
+        except KubenclaveError as error:
+            error.field = f"{each.key}: {error.field}" if error.field else str(each.key)
+            raise
+        root_crl = item if each.key == ROOT_CRL else root_crl
+        items.append(item)
+    return items
+
+
+class Bundles:
+    """Takes in signed bundles, and remembers how new the last one of each signer was."""
+
+    def __init__(self, database: Database, store: Store, anchor: TrustAnchor) -> None:
+        database.migrate("bundles", MIGRATIONS)
+        self._database: Final = database
+        self._store: Final = store
+        self._anchor: Final = anchor
+
+    def take_in(self, bundle: Bundle, now: dt.datetime, *, dangerously_allow_rollback: bool = False) -> list[Item]:
+        """Verify and store all of a bundle whose signature holds; return what was stored.
+
+        Raises TrustError ``bundle.root`` for one of another root, ``bundle.expired`` once its first item has ended,
+        ``bundle.rollback`` for one older than the last of its signer, and what ``verified`` and ``Store.put`` raise.
+        """
+        self._judge(bundle, now, dangerously_allow_rollback)
+        offered = [Offered(item.key, item.body, item.issuer_chain, item.fetched) for item in bundle.items]
+        source = f"bundle of {bundle.created.astimezone(dt.UTC):%Y-%m-%dT%H:%M:%SZ}, signed by {bundle.signer}"
+        items = verified(offered, self._store.get(ROOT_CRL), anchor=self._anchor, now=now, source=source)
+        self._store.put_all(items, allow_rollback=dangerously_allow_rollback)
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO bundles VALUES (?, ?, ?)",
+                (bundle.signer, bundle.created.isoformat(), now.isoformat()),
+            )
+        return items
+
+    def _judge(self, bundle: Bundle, now: dt.datetime, allow_rollback: bool) -> None:
+        if bundle.root != self._anchor.digest:
+            raise TrustError(
+                "the bundle is of another root",
+                code="bundle.root",
+                expected=self._anchor.digest,
+                found=f"{bundle.root}{' (SIMULATED)' if bundle.simulated else ''}",
+            )
+        if now > bundle.horizon:
+            raise TrustError(
+                "something in the bundle has ended",
+                code="bundle.expired",
+                expected=f"before {bundle.horizon.isoformat()}",
+                found=now.isoformat(),
+                hint="have a new one made: kubenclave collateral bundle create",
+            )
+        last = self._last(bundle.signer)
+        if last is not None and bundle.created < last and not allow_rollback:
+            raise TrustError(
+                "the bundle is older than the last one of the same signer",
+                code="bundle.rollback",
+                expected=f"made at {last.isoformat()} or later",
+                found=bundle.created.isoformat(),
+                hint="where that is meant: --dangerously-allow-rollback",
+            )
+
+    def _last(self, signer: str) -> dt.datetime | None:
+        rows = self._database.read("SELECT created FROM bundles WHERE signer = ?", (signer,))
+        return dt.datetime.fromisoformat(rows[0]["created"]) if rows else None
