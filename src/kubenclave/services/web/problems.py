@@ -21,6 +21,10 @@ _STATUS: Final = {
     "limits.rate": 429,
     "limits.busy": 503,
     "limits.late": 503,
+    "request.failed": 500,
+    "request.method": 405,
+    "request.no-route": 404,
+    "request.size": 413,
     "serving.size": 413,
     "serving.slow": 408,
 }

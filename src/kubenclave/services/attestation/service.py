@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attestation service: its parts put together, and the order in which they take part.
+
+Verify and appraise, then log, then sign: no token exists whose verdict is not in the log, on disk.
+"""
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Self
+
+from kubenclave.dcap.judgement import Judgement
+from kubenclave.errors import PolicyError, UsageError
+from kubenclave.services.attestation.challenges import Challenges
+from kubenclave.services.attestation.entries import accepted_entry, refused_entry
+from kubenclave.services.attestation.evidence import Evidence
+from kubenclave.services.attestation.issue import TokenDialect, TokenIssuer, new_jti
+from kubenclave.services.attestation.judge import Judge
+from kubenclave.services.attestation.keys import KeyRing, KeySettings
+from kubenclave.services.attestation.log import Receipt, VerdictLog
+from kubenclave.services.attestation.policies import PolicyStore, StoredPolicy
+from kubenclave.services.attestation.provider import CollateralProvider
+from kubenclave.services.attestation.settings import Settings
+from kubenclave.services.database import Database
+from kubenclave.services.web.credentials import Credentials, Role
+from kubenclave.services.web.guard import Guard
+
+DATABASE: Final = "attestation.db"
+MIGRATIONS: Final = ("""CREATE TABLE service (only INTEGER PRIMARY KEY CHECK (only = 1), root TEXT NOT NULL);""",)
+
+
+@dataclass(frozen=True, slots=True)
+class Attested:
+    """Answer to an attest request. ``token`` is empty where none was asked for."""
+
+    judgement: Judgement
+    token: str
+    receipt: Receipt
+
+
+@dataclass(slots=True, kw_only=True)
+class AttestationService:
+    """One worker's service; all workers of a state directory share keys, policies, log and challenges."""
+
+    settings: Settings
+    now: Callable[[], dt.datetime]
+    database: Database
+    credentials: Credentials
+    guard: Guard
+    policies: PolicyStore
+    keyring: KeyRing
+    issuer: TokenIssuer
+    log: VerdictLog
+    challenges: Challenges
+    judge: Judge
+
+    @classmethod
+    def create(cls, settings: Settings, provider: CollateralProvider, now: Callable[[], dt.datetime]) -> Self:
+        """Open the state directory, or begin it. Raises PlatformError, and UsageError for one of another root."""
+        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        database = Database(settings.state / DATABASE)
+        try:
+            return cls._on(database, settings, provider, now)
+        except BaseException:
+            database.close()
+            raise
+
+    @classmethod
+    def _on(
+        cls, database: Database, settings: Settings, provider: CollateralProvider, now: Callable[[], dt.datetime]
+    ) -> Self:
+        _keep_to_root(database, settings)
+        credentials, challenges = Credentials(database, now), Challenges(database, now, settings.challenge_lifetime)
+        keys = KeySettings(
+            issuer_url=settings.issuer, simulated=settings.simulated, token_lifetime=settings.token_lifetime
+        )
+        keyring = KeyRing(database, now, keys)
+        drafts = settings.dangerously_allow_draft_policies
+        return cls(
+            settings=settings,
+            now=now,
+            database=database,
+            credentials=credentials,
+            guard=Guard(credentials, anybody=[Role.ATTEST] if settings.open else []),
+            policies=PolicyStore(database, now),
+            keyring=keyring,
+            issuer=TokenIssuer(keyring, now, lifetime=settings.token_lifetime, drafts=drafts),
+            log=VerdictLog(database, origin=settings.issuer.partition("://")[2]),
+            challenges=challenges,
+            judge=Judge(settings, provider, challenges, now),
+        )
+
+    async def attest(
+        self,
+        evidence: Evidence,
+        policy: StoredPolicy | None,
+        dialect: TokenDialect | None,
+        *,
+        draft: bool = False,
+    ) -> Attested:
+        """Judge evidence under a policy, log the verdict, and sign a token of that dialect unless it is None.
+
+        Raises FormatError, TrustError and PolicyError as the judge does; the refusals of a policy are in the log.
+        """
+        jti = new_jti()
+        try:
+            judgement = await self.judge.judge(evidence, policy, draft=draft)
+        except PolicyError as refusal:
+            await self.log.append(
+                refused_entry(
+                    refusal,
+                    jti=jti,
+                    at=self.now(),
+                    evidence_digest=evidence.digest,
+                    policy=None if policy is None else policy.reference(),
+                    simulated=self.settings.simulated,
+                )
+            )
+            raise
+        receipt = await self.log.append(accepted_entry(judgement, jti=jti))
+        token = "" if dialect is None else self.issuer.issue(judgement, dialect, log=receipt, jti=jti)
+        return Attested(judgement, token, receipt)
+
+    def close(self) -> None:
+        """Close the database; nothing may be under way."""
+        self.database.close()
+
+
+def _keep_to_root(database: Database, settings: Settings) -> None:
+    """Refuse a state directory that belongs to another root: its keys have signed tokens that mean something else."""
+    database.migrate("service", MIGRATIONS)
+    root = settings.anchor.digest
+    with database.transaction() as connection:
+        connection.execute("INSERT OR IGNORE INTO service VALUES (1, ?)", (root,))
+        kept = connection.execute("SELECT root FROM service").fetchone()["root"]
+    if kept != root:
+        raise UsageError(
+            "the state directory belongs to a service for another root",
+            code="settings.other-root",
+            field="state",
+            expected=f"root {kept[:16]}",
+            found=f"root {root[:16]}",
+            hint="a service is for one root all its life: give this one a directory of its own",
+        )
