@@ -35,6 +35,15 @@ CREATE TABLE collateral_sources (
 """,
 )
 
+_STATUS: Final = """
+SELECT * FROM collateral_attempts
+LEFT JOIN (SELECT name, source, issued, next_update, number, fetched FROM collateral_items) USING (name)
+WHERE name = coalesce(?, name) ORDER BY name
+"""
+_RENEWABLE: Final = (
+    "last_used >= ? AND (name IN (SELECT name FROM collateral_items)"
+    " OR failures = 0 OR (failures < 5 AND error_code <> 'collateral.unknown'))"
+)
 _KEY: Final = ("kind", "subject", "tee", "generation")
 _LONGEST_TEXT: Final = 500
 _USE_GRAIN: Final = 3600  # seconds: a use is noted once an hour, so that reading need not write
@@ -121,11 +130,11 @@ class Store:
 
     def attempt(self, key: ItemKey) -> ItemStatus | None:
         """Return what is known of an item, None where nobody has asked for it yet."""
-        return next(iter(self._statuses("WHERE name = ?", str(key))), None)
+        return next(iter(self._statuses(str(key))), None)
 
     def status(self) -> list[ItemStatus]:
         """Return what is known of every item, by name."""
-        return self._statuses("")
+        return self._statuses()
 
     def used(self, key: ItemKey) -> bool:
         """Tell whether a use of the item has to be noted (``note_use``): at most once an hour."""
@@ -140,9 +149,13 @@ class Store:
             connection.execute("UPDATE collateral_attempts SET last_used = ? WHERE name = ?", (now, str(key)))
 
     def due(self, *, used_since: dt.datetime) -> list[ItemKey]:
-        """Return what is to be renewed now, of what was wanted since then; the most urgent first."""
+        """Return what is to be renewed now, of what was wanted since then; the most urgent first.
+
+        What never was there is tried a few times, and not at all once a source has said that there is no such thing:
+        then it waits until somebody asks again.
+        """
         rows = self.database.read(
-            "SELECT * FROM collateral_attempts WHERE next_try <= ? AND last_used >= ? ORDER BY next_try",
+            f"SELECT * FROM collateral_attempts WHERE next_try <= ? AND {_RENEWABLE} ORDER BY next_try",  # noqa: S608
             (_seconds(self._now()), _seconds(used_since)),
         )
         return [_key(row) for row in rows]
@@ -150,7 +163,8 @@ class Store:
     def next_due(self, *, used_since: dt.datetime) -> dt.datetime | None:
         """Return when the next item is due."""
         rows = self.database.read(
-            "SELECT MIN(next_try) AS next FROM collateral_attempts WHERE last_used >= ?", (_seconds(used_since),)
+            f"SELECT MIN(next_try) AS next FROM collateral_attempts WHERE {_RENEWABLE}",  # noqa: S608
+            (_seconds(used_since),),
         )
         return _time(rows[0]["next"])
 
@@ -218,12 +232,8 @@ class Store:
                     (now, error.code, str(error)[:_LONGEST_TEXT], name),
                 )
 
-    def _statuses(self, where: str, *parameters: str) -> list[ItemStatus]:
-        copies = "SELECT name, source, issued, next_update, number, fetched FROM collateral_items"
-        rows = self.database.read(
-            f"SELECT * FROM collateral_attempts LEFT JOIN ({copies}) USING (name) {where} ORDER BY name", parameters
-        )
-        return [_status(row) for row in rows]
+    def _statuses(self, name: str | None = None) -> list[ItemStatus]:
+        return [_status(row) for row in self.database.read(_STATUS, (name,))]
 
 
 def _status(row: sqlite3.Row) -> ItemStatus:
