@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from joserfc import jws
 from joserfc.jwk import ECKey, RSAKey
@@ -42,8 +42,10 @@ MIGRATIONS: Final = (
     );
     CREATE TABLE signing_key_changes (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL);
     INSERT INTO signing_key_changes VALUES (1, 0);
+    CREATE TABLE signing_key_settings (one INTEGER PRIMARY KEY CHECK (one = 1), settings TEXT NOT NULL);
     """,
 )
+_ROOM: Final = "signing-keys"
 SIMULATED_PREFIX: Final = "simulated-"
 _SKEW: Final = dt.timedelta(minutes=5)
 _CACHE: Final = dt.timedelta(hours=1)  # jose keeps a key set for 10 minutes, PyJWT for 5
@@ -84,6 +86,31 @@ class KeySettings:
     def overlap(self) -> dt.timedelta:
         """How long a retired key stays published: lifetime of its tokens, skew of clocks, caches."""
         return self.token_lifetime + _SKEW + _CACHE
+
+    def to_json(self) -> str:
+        """Return the settings as the database keeps them, for tools that change keys while the service runs."""
+        members = {
+            "issuer_url": self.issuer_url,
+            "simulated": self.simulated,
+            "token_lifetime": self.token_lifetime.total_seconds(),
+            "publish_ahead": self.publish_ahead.total_seconds(),
+            "rsa_bits": self.rsa_bits,
+            "files": {str(algorithm): str(path) for algorithm, path in self.files.items()},
+        }
+        return json.dumps(members, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return what ``to_json`` wrote."""
+        members = json.loads(text)
+        return cls(
+            issuer_url=members["issuer_url"],
+            simulated=members["simulated"],
+            token_lifetime=dt.timedelta(seconds=members["token_lifetime"]),
+            publish_ahead=dt.timedelta(seconds=members["publish_ahead"]),
+            rsa_bits=members["rsa_bits"],
+            files={Algorithm(algorithm): Path(path) for algorithm, path in members["files"].items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +154,24 @@ class KeyRing:
         self._lock: Final = threading.Lock()
         self._seen = -1
         self._keys: tuple[SigningKey, ...] = ()
-        database.migrate("signing-keys", MIGRATIONS)
+        database.migrate(_ROOM, MIGRATIONS)
         for algorithm in Algorithm:
             self._begin(algorithm)
             self.active(algorithm)
+        with database.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO signing_key_settings VALUES (1, ?)", (settings.to_json(),))
+
+    @classmethod
+    def existing(cls, database: Database, now: Callable[[], dt.datetime]) -> Self:
+        """Return the key ring of a service that has run, with the settings it ran with.
+
+        Raises PlatformError ``signing-key.missing`` where none has.
+        """
+        database.migrate(_ROOM, MIGRATIONS)
+        rows = database.read("SELECT settings FROM signing_key_settings")
+        if not rows:
+            raise keyfiles.missing(database.path, "no service has run with this database")
+        return cls(database, now, KeySettings.from_json(rows[0]["settings"]))
 
     def active(self, algorithm: Algorithm) -> SigningKey:
         """Return the key that signs now; what another worker changed counts at once."""

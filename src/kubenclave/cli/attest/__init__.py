@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kubenclave attest``: the attestation service and what it hands out. Each command is a module of this folder."""
+
+from typing import Final
+
+import click
+
+from kubenclave.cli import kit
+from kubenclave.cli.lazy import LazyGroup
+
+COMMANDS: Final = {
+    "token": "Read and check tokens.",
+    "keys": "Show, rotate, import and revoke the service's signing keys.",
+}
+
+
+@click.group(
+    "attest",
+    cls=LazyGroup,
+    package=__name__,
+    table=COMMANDS,
+    epilog=kit.examples(
+        "kubenclave attest token decode token.jwt",
+        "kubenclave attest token verify token.jwt --issuer https://attest.example",
+    ),
+)
+def command() -> None:
+    """Attestation service: tokens, signing keys, policies, the log of verdicts."""
