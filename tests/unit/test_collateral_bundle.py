@@ -29,11 +29,11 @@ ITEMS = items()
 DAY = dt.timedelta(days=1)
 
 
-def private_pem(key) -> bytes:
+def private_pem(key):
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def public_pem(key) -> bytes:
+def public_pem(key):
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from kubenclave.errors import FormatError
 from kubenclave.services.collateral.items import ROOT_CRL, ItemKey
+from kubenclave.services.collateral.sources.base import UnknownError
 from kubenclave.wire import pcs
 
 ENCODINGS: Final = ("hex", "der", "pem")
@@ -59,6 +60,14 @@ def choice(request: Request, name: str, values: tuple[str, ...], *, default: str
     raise wrong(name, ", ".join(values), given)
 
 
+def number(request: Request, name: str, *, most: int) -> int:
+    """Return a parameter that is a whole number from 0 to ``most``; 0 where nothing is said."""
+    given = first(request, name) or "0"
+    if not (given.isascii() and given.isdecimal()) or len(given) > 9 or int(given) > most:
+        raise wrong(name, f"a number up to {most}", given)
+    return int(given)
+
+
 def crl_by_uri(request: Request, *, simulated: bool) -> ItemKey:
     """Return the list that a certificate's distribution point names: known addresses only, and nothing is fetched.
 
@@ -84,6 +93,11 @@ def wrong(name: str, expected: str, found: str) -> FormatError:
         expected=expected,
         found=ascii(found[:80]) if found else "nothing",
     )
+
+
+def absent(what: str, name: str) -> UnknownError:
+    """Return the answer that there is no such thing here."""
+    return UnknownError(f"there is no {what} here", code="collateral.unknown", field=name)
 
 
 def _addresses(hosts: tuple[str, ...]) -> list[tuple[str, ItemKey]]:
