@@ -46,8 +46,8 @@ def command() -> None:
 def list_keys(state: Path) -> None:
     """Show all keys that ever were, and which of them are published and which sign."""
     with _opened(state) as ring:
-        rows = [{"state": str(each), **_described(key)} for each, key in ring.keys()]
-    text = kit.table([("STATE", "ALGORITHM", "FROM", "KID"), *((_row(each)) for each in rows)])
+        rows = [{"state": str(each), **_described(key)} for each, key in ring.states()]
+    text = kit.table([("STATE", "ALGORITHM", "FROM", "KID"), *(_row(each) for each in rows)])
     kit.emit({"keys": rows}, text)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from kubenclave import __version__
 from kubenclave.dcap.judgement import Judgement
 from kubenclave.dcap.token.azure import azure_claims, base64url
-from kubenclave.dcap.token.common import LogReceipt
+from kubenclave.dcap.token.common import NAMESPACE, LogReceipt
 from kubenclave.dcap.token.ear import Dialect as EarDialect
 from kubenclave.dcap.token.ear import ear_claims
 from kubenclave.errors import UsageError
@@ -55,6 +55,7 @@ class TokenIssuer:
     ) -> None:
         self.url: Final = keyring.settings.issuer_url
         self._keyring: Final = keyring
+        self._simulated: Final = keyring.settings.simulated
         self._now: Final = now
         self._lifetime: Final = lifetime
         self._drafts: Final = drafts
@@ -64,9 +65,12 @@ class TokenIssuer:
     ) -> str:
         """Return the token of a judgement. Costs one signature; needs no other worker.
 
-        Raises UsageError ``token.draft`` for a draft where drafts get no token, FormatError (``token.*``, ``json.*``)
-        when held data or nonce does not fit into the dialect.
+        Raises UsageError ``token.draft`` for a draft where drafts get no token, ``token.other-root`` for a verdict
+        under another kind of root than this service's; FormatError (``token.*``, ``json.*``) when held data or nonce
+        does not fit into the dialect.
         """
+        if judgement.verdict.simulated is not self._simulated:
+            raise UsageError("a verdict under another root than this service is for", code="token.other-root")
         if dialect is TokenDialect.AZURE:
             claims, algorithm = azure_claims(judgement, log=log), Algorithm.RS256
         else:
@@ -75,9 +79,13 @@ class TokenIssuer:
         return self._draft(claims, jti) if judgement.draft else self.sign(claims, algorithm, jti=jti)
 
     def sign(self, claims: Mapping[str, Any], algorithm: Algorithm = Algorithm.RS256, *, jti: str | None = None) -> str:
-        """Return claims as a token of this issuer, good from the second that has begun."""
+        """Return claims as a token of this issuer, good from the second that has begun.
+
+        One of a SIMULATED service says so, whatever it is about.
+        """
         header = {"typ": "JWT", "jku": self.url + JWKS_PATHS[algorithm]}
-        payload = {**claims, **self._own_claims(self.url, jti)}
+        mark = {NAMESPACE: {"simulated": True}} if self._simulated else {}
+        payload = {**mark, **claims, **self._own_claims(self.url, jti)}
         return self._keyring.active(algorithm).sign(_compact(payload), header)
 
     def _draft(self, claims: Mapping[str, Any], jti: str | None) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Private keys as such: made, read from PEM, read from files that nobody else can read."""
 
+import base64
 import hashlib
 import json
 import os
@@ -123,3 +124,14 @@ def thumbprint(key: RSAKey | ECKey) -> str:
     """Return the RFC 7638 thumbprint: SHA-256 of the required members, sorted, compact, in base64url."""
     text = json.dumps(public_members(key), sort_keys=True, separators=(",", ":"))
     return base64url(hashlib.sha256(text.encode()).digest())
+
+
+def public_jwk(key: RSAKey | ECKey, kid: str, algorithm: str, certificate: bytes) -> dict[str, Any]:
+    """Return the public key with everything that some client insists on (RFC 7517): ``x5c`` in standard base64."""
+    return {
+        "kid": kid,
+        "alg": algorithm,
+        "use": "sig",
+        **public_members(key),
+        "x5c": [base64.b64encode(certificate).decode()],
+    }

@@ -180,8 +180,8 @@ class KeyRing:
             raise keyfiles.missing(key.file or key.kid, "no private key")
         return key
 
-    def keys(self) -> list[tuple[State, SigningKey]]:
-        """Return all keys that ever were, oldest first, and their states."""
+    def states(self) -> list[tuple[State, SigningKey]]:
+        """Return all keys that ever were, oldest first, and what each is for now."""
         return [(self._state(key, self._of(key.algorithm)), key) for key in self._current()]
 
     def published(self, algorithm: Algorithm) -> list[SigningKey]:
@@ -274,7 +274,7 @@ class KeyRing:
         if any(key.kid == kid for key in self._current()):
             raise UsageError("this signing key was here before", code="signing-key.known", field=kid)
         certificate = self._certificate(private, now)
-        jwk = _jwk(jose, kid, algorithm, certificate)
+        jwk = keyfiles.public_jwk(jose, kid, algorithm, certificate)
         active_from = now if at_once else now + self.settings.publish_ahead
         connection.execute(
             "INSERT INTO signing_keys (kid, algorithm, private, file, public, created, active_from)"
@@ -312,7 +312,7 @@ class KeyRing:
         elif private is None and (loaded := _load(row)) is not None:
             private = keyfiles.to_jose(loaded)
             # The issuer's URL may be another than when the key came here.
-            jwk = _jwk(private, row["kid"], algorithm, self._certificate(loaded, created))
+            jwk = keyfiles.public_jwk(private, row["kid"], algorithm, self._certificate(loaded, created))
         return SigningKey(
             kid=row["kid"],
             algorithm=algorithm,
@@ -386,17 +386,6 @@ def _load(row: sqlite3.Row) -> PrivateKey | None:
     except PlatformError:
         return None
     return key if row["kid"].endswith(keyfiles.thumbprint(keyfiles.to_jose(key))) else None
-
-
-def _jwk(key: RSAKey | ECKey, kid: str, algorithm: str, certificate: bytes) -> dict[str, Any]:
-    """Return a public key with everything that some client insists on."""
-    return {
-        "kid": kid,
-        "alg": algorithm,
-        "use": "sig",
-        **keyfiles.public_members(key),
-        "x5c": [base64.b64encode(certificate).decode()],
-    }
 
 
 def _count_change(connection: sqlite3.Connection) -> None:
