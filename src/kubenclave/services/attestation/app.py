@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 
 from kubenclave.errors import KubenclaveError, PlatformError, UsageError
+from kubenclave.services.attestation.azure import azure_routes
 from kubenclave.services.attestation.native import native_routes
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web import problems
@@ -28,7 +29,7 @@ def attestation_app(service: AttestationService) -> Starlette:
 
 def attestation_routes(service: AttestationService) -> list[BaseRoute]:
     """Return the routes of all APIs."""
-    return [*native_routes(service)]
+    return [*native_routes(service), *azure_routes(service)]
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

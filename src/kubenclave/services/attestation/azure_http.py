@@ -15,7 +15,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from kubenclave.dcap.collateral import load_json
-from kubenclave.errors import FormatError, KubenclaveError, PlatformError, PolicyError, TrustError, UsageError
+from kubenclave.dcap.token.common import NAMESPACE
+from kubenclave.errors import FormatError, KubenclaveError, PolicyError, TrustError, UsageError
+from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web import problems
 from kubenclave.wire import maa
 
@@ -152,6 +154,7 @@ async def read_text(request: Request) -> str:
         raise FormatError("the body is not text", code="maa.text", field="body", expected="a JSON Web Token") from None
 
 
-def unavailable(what: str) -> PlatformError:
-    """Return the error of something that this service was not given."""
-    return PlatformError(f"this service has no {what}", code="maa.unavailable")
+def signed_response(service: AttestationService, claims: Mapping[str, Any]) -> Response:
+    """Return claims in a token of the service's own, as Azure answers about policies and their signers."""
+    token = service.issuer.sign({**claims, NAMESPACE: {"simulated": service.settings.simulated}})
+    return json_response({"token": token}, headers={"Cache-Control": "no-store"})

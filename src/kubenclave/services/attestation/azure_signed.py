@@ -5,8 +5,8 @@ Pure: the certificate says who signed, and the caller decides whether that someb
 to (``jku``, ``x5u``) is ever fetched.
 """
 
+import base64
 import datetime as dt
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.hashes import SHA1, SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from kubenclave.dcap.collateral import load_json
 from kubenclave.errors import FormatError, TrustError
@@ -28,15 +28,29 @@ _P256_SIGNATURE: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Certificate that a token was signed with; ``key`` is SHA-256 of its SubjectPublicKeyInfo, in hex."""
+    """Who signed a token, by the certificate that it brought: RSA, or a key on P-256."""
 
     certificate: x509.Certificate
 
     @property
-    def key(self) -> str:
-        """What signers are told apart by: a certificate renewed with the same key is the same signer."""
-        spki = self.certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        return hashlib.sha256(spki).hexdigest()
+    def jwk(self) -> dict[str, Any]:
+        """The public key (RFC 7517) with the certificate as ``x5c``, which Azure's clients need.
+
+        Signers are told apart by the key alone: one whose certificate is renewed with the same key is the same signer.
+        """
+        key: Any = self.certificate.public_key()
+        chain = {"x5c": [base64.b64encode(self.certificate.public_bytes(Encoding.DER)).decode()]}
+        if isinstance(key, rsa.RSAPublicKey):
+            numbers = key.public_numbers()
+            size = (numbers.e.bit_length() + 7) // 8
+            return {"kty": "RSA", "n": _number(numbers.n, key.key_size // 8), "e": _number(numbers.e, size), **chain}
+        point = key.public_numbers()
+        return {"kty": "EC", "crv": "P-256", "x": _number(point.x, 32), "y": _number(point.y, 32), **chain}
+
+    @property
+    def thumbprint(self) -> str:
+        """SHA-1 of the certificate in hex, by which Azure names certificates."""
+        return self.certificate.fingerprint(SHA1()).hex().upper()  # noqa: S303 - a name, no protection
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +96,7 @@ def read_certificate(der: bytes) -> x509.Certificate:
         _ = certificate.not_valid_after_utc
     except Exception:  # noqa: BLE001 - whatever the parser says of it
         raise _unfit("no certificate") from None
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= _MIN_RSA:
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= _MIN_RSA and key.key_size % 8 == 0:
         return certificate
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
         return certificate
@@ -140,6 +154,10 @@ _CHECKS: Final[Mapping[str, Callable[[Any, bytes, bytes], None]]] = {
     "ES256": _ecdsa_raw,
     "ECDH256": _ecdsa_der,
 }
+
+
+def _number(value: int, size: int) -> str:
+    return maa.encode_base64(value.to_bytes(size))
 
 
 def _unfit(found: str) -> FormatError:

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may change policies and their signers over Azure's API: an administrator, or a registered signer's signature.
+
+A signature does not say when it was made, nor for which service, and whoever reads a policy reads its token too. So a
+signature without a credential counts once: a second time the same token needs an administrator.
+"""
+
+import asyncio
+import hashlib
+from typing import Final
+
+from starlette.requests import Request
+
+from kubenclave.errors import TrustError
+from kubenclave.services.attestation.azure_signed import Opened
+from kubenclave.services.attestation.service import AttestationService
+from kubenclave.services.web.credentials import Role
+
+MIGRATIONS: Final = (
+    """CREATE TABLE azure_signed_tokens (digest BLOB PRIMARY KEY, seen TEXT NOT NULL) WITHOUT ROWID;""",
+)
+
+
+class Writers:
+    """Decides for each token that wants to change something."""
+
+    def __init__(self, service: AttestationService) -> None:
+        service.database.migrate("azure-writers", MIGRATIONS)
+        self._service: Final = service
+
+    async def permit(self, request: Request, opened: Opened) -> str:
+        """Return the name of who changes something.
+
+        Raises TrustError ``credentials.*`` for anybody else, ``maa.signature-used`` for a signature that has counted.
+        """
+        first = opened.signer is None or await asyncio.to_thread(self._note, opened.text)
+        try:
+            return (await self._service.guard.require(request, Role.POLICY_ADMIN)).name
+        except TrustError:
+            if opened.signer is None:
+                raise
+            known = self._service.policies.signers.find(opened.signer.jwk)
+            if known is None:
+                raise
+        if not first:
+            raise TrustError(
+                "this signed token has been here before",
+                code="maa.signature-used",
+                hint="sign anew, with a member that differs, such as iat; or show the credential of an administrator",
+            )
+        return f"signer {known.thumbprint}"
+
+    def _note(self, text: str) -> bool:
+        """Remember a signed token; whether it was new."""
+        digest, seen = hashlib.sha256(text.encode()).digest(), self._service.now().isoformat()
+        with self._service.database.transaction() as connection:
+            inserted = connection.execute("INSERT OR IGNORE INTO azure_signed_tokens VALUES (?, ?)", (digest, seen))
+            return inserted.rowcount == 1
