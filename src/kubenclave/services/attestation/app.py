@@ -10,7 +10,11 @@ from starlette.routing import BaseRoute, Mount
 
 from kubenclave.errors import KubenclaveError, PlatformError, UsageError
 from kubenclave.services.attestation.azure import azure_routes
+from kubenclave.services.attestation.key_routes import key_routes
+from kubenclave.services.attestation.log_routes import log_routes
 from kubenclave.services.attestation.native import native_routes
+from kubenclave.services.attestation.policy_routes import policy_routes
+from kubenclave.services.attestation.release_routes import release_routes
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web import problems
 
@@ -29,7 +33,14 @@ def attestation_app(service: AttestationService) -> Starlette:
 
 def attestation_routes(service: AttestationService) -> list[BaseRoute]:
     """Return the routes of all APIs."""
-    return [*native_routes(service), *azure_routes(service)]
+    return [
+        *native_routes(service),
+        *policy_routes(service),
+        *key_routes(service),
+        *log_routes(service),
+        *release_routes(service),
+        *azure_routes(service),
+    ]
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

@@ -4,6 +4,7 @@
 import functools
 import hashlib
 import hmac
+import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ MAX_QUOTE: Final = 64 * 1024  # real ones are 5 kB
 MAX_PCK_CHAIN: Final = 32 * 1024
 MAX_HELD_DATA: Final = 128 * 1024
 MAX_NONCE: Final = 256
+_NONCE: Final = re.compile(r"[ -~]*")
 _DIGEST: Final = 32
 
 
@@ -33,7 +35,7 @@ class Evidence:
     - ``challenge``: a nonce of ours that runtime data has to hold; it is used up.
     - ``certificate``: the RA-TLS certificate that the quote was taken from, whose key the quote has to vouch for.
 
-    Raises FormatError ``evidence.size``.
+    Raises FormatError (codes ``evidence.*``, ``json.*``).
     """
 
     quote: bytes = field(repr=False)
@@ -66,6 +68,13 @@ class Evidence:
                     found=f"{len(value)} {unit}",
                 )
 
+        if self.nonce is not None and not _NONCE.fullmatch(self.nonce):
+            raise FormatError(
+                "the nonce has characters that tokens do not hold",
+                code="evidence.nonce",
+                field="nonce",
+                expected="printable ASCII",
+            )
         for name in ("runtime_data", "init_data"):
             held: HeldData | None = getattr(self, name)
             if held is not None and held.kind is DataType.JSON:

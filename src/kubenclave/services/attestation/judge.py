@@ -10,17 +10,17 @@ verified before anybody is asked, else whoever makes up an FMSPC would choose wh
 import asyncio
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-from kubenclave.dcap.azurepolicy import AzurePolicy, claims_of
+from kubenclave.dcap.azurepolicy import AzurePolicy
+from kubenclave.dcap.azurepolicy.appraise import appraise
 from kubenclave.dcap.cache import Cache
 from kubenclave.dcap.chain import verify_pck_chain
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.dcap.judgement import Freshness, Judgement
 from kubenclave.dcap.policy import Policy
-from kubenclave.dcap.token.azure import azure_claims
 from kubenclave.dcap.verdict import QuoteVerdict, verify_quote
 from kubenclave.errors import TrustError
 from kubenclave.services.attestation.challenges import Challenges
@@ -73,7 +73,7 @@ class Judge:
             draft=draft,
         )
         if isinstance(wanted, AzurePolicy):
-            judgement = dataclasses.replace(judgement, issued=_appraise(wanted, judgement))
+            judgement = dataclasses.replace(judgement, issued=appraise(wanted, judgement).issued)
         return await self._prove_fresh(judgement, evidence)
 
     async def _collateral(self, evidence: Evidence) -> Collateral:
@@ -123,10 +123,3 @@ class Judge:
             dangerously_accept_expired_collateral=settings.dangerously_accept_expired_collateral,
             cache=self.cache,
         )
-
-
-def _appraise(policy: AzurePolicy, judgement: Judgement) -> Mapping[str, Any]:
-    """Return the claims that an Azure policy issues. Raises PolicyError when it does not permit."""
-    evaluation = policy.evaluate(claims_of(azure_claims(judgement)))
-    evaluation.check()
-    return evaluation.issued

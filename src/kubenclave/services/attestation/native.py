@@ -29,13 +29,9 @@ from kubenclave.services.attestation.requests import (
     evidence_of,
     read,
 )
-from kubenclave.services.attestation.service import AttestationService
+from kubenclave.services.attestation.service import TEE_TYPES, AttestationService
 from kubenclave.services.web import problems
 from kubenclave.services.web.credentials import Role
-from kubenclave.sgx.quote import TeeType
-
-TEE_TYPES: Final = {TeeType.SGX: "SgxEnclave", TeeType.TDX: "TdxVm"}
-"""Under which name policies are kept, by the TEE of a quote."""
 
 KEY_SET_AGE: Final = 300  # seconds, as long as most clients keep a key set anyhow
 

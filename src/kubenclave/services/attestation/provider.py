@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kubenclave.dcap.collateral import Collateral
+from kubenclave.services.collateral.assemble import Getter, collateral_for
 from kubenclave.services.collateral.items import Tee
 
 
@@ -18,6 +19,17 @@ class CollateralProvider(Protocol):
         it is not genuine.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class CachedCollateral:
+    """From a collateral cache: ``get`` is that of ``CollateralCache``."""
+
+    get: Getter
+
+    async def collateral(self, tee: Tee, fmspc: str, ca: str) -> Collateral:
+        """Put the six items together."""
+        return await collateral_for(self.get, tee=tee, fmspc=fmspc, ca=ca)
 
 
 @dataclass(frozen=True, slots=True)

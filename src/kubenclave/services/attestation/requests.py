@@ -32,7 +32,10 @@ _Certificate = Annotated[
     str, msgspec.Meta(min_length=1, max_length=MAX_BODY, description="RA-TLS certificate: PEM, or DER in base64")
 ]
 _Chain = Annotated[str, msgspec.Meta(max_length=MAX_PCK_CHAIN, description="PCK chain in PEM, for a quote without one")]
-_Nonce = Annotated[str, msgspec.Meta(max_length=MAX_NONCE, description="Goes into the token; proves nothing by itself")]
+_Nonce = Annotated[
+    str,
+    msgspec.Meta(min_length=8, max_length=88, description="Goes into the token as it is; proves nothing by itself"),
+]
 _Challenge = Annotated[
     str, msgspec.Meta(max_length=MAX_NONCE, description="A nonce of /v1/challenge that is in the bound data")
 ]

@@ -4,6 +4,7 @@
 Verify and appraise, then log, then sign: no token exists whose verdict is not in the log, on disk.
 """
 
+import asyncio
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,18 +15,24 @@ from kubenclave.errors import PolicyError, UsageError
 from kubenclave.services.attestation.challenges import Challenges
 from kubenclave.services.attestation.entries import accepted_entry, refused_entry
 from kubenclave.services.attestation.evidence import Evidence
+from kubenclave.services.attestation.evidence_store import EvidenceLimits, EvidenceStore, StoredEvidence
 from kubenclave.services.attestation.issue import TokenDialect, TokenIssuer, new_jti
 from kubenclave.services.attestation.judge import Judge
 from kubenclave.services.attestation.keys import KeyRing, KeySettings
 from kubenclave.services.attestation.log import Receipt, VerdictLog
-from kubenclave.services.attestation.policies import PolicyStore, StoredPolicy
+from kubenclave.services.attestation.policies import PolicyStore, StoredPolicy, TrustModel
 from kubenclave.services.attestation.provider import CollateralProvider
+from kubenclave.services.attestation.secrets import SecretStore, load_key
 from kubenclave.services.attestation.settings import Settings
 from kubenclave.services.database import Database
 from kubenclave.services.web.credentials import Credentials, Role
 from kubenclave.services.web.guard import Guard
+from kubenclave.sgx.quote import TeeType
 
 DATABASE: Final = "attestation.db"
+TEE_TYPES: Final = {TeeType.SGX: "SgxEnclave", TeeType.TDX: "TdxVm"}
+"""Under which name policies are kept, by the TEE of a quote."""
+
 MIGRATIONS: Final = ("""CREATE TABLE service (only INTEGER PRIMARY KEY CHECK (only = 1), root TEXT NOT NULL);""",)
 
 
@@ -48,6 +55,8 @@ class AttestationService:
     credentials: Credentials
     guard: Guard
     policies: PolicyStore
+    kept: EvidenceStore
+    secrets: SecretStore
     keyring: KeyRing
     issuer: TokenIssuer
     log: VerdictLog
@@ -72,7 +81,10 @@ class AttestationService:
         _keep_to_root(database, settings)
         credentials, challenges = Credentials(database, now), Challenges(database, now, settings.challenge_lifetime)
         keys = KeySettings(
-            issuer_url=settings.issuer, simulated=settings.simulated, token_lifetime=settings.token_lifetime
+            issuer_url=settings.issuer,
+            simulated=settings.simulated,
+            token_lifetime=settings.token_lifetime,
+            files=settings.signing_key_files,
         )
         keyring = KeyRing(database, now, keys)
         drafts = settings.dangerously_allow_draft_policies
@@ -82,7 +94,16 @@ class AttestationService:
             database=database,
             credentials=credentials,
             guard=Guard(credentials, anybody=[Role.ATTEST] if settings.open else []),
-            policies=PolicyStore(database, now),
+            policies=PolicyStore(
+                database, now, trust_model=TrustModel.ISOLATED if settings.isolated else TrustModel.AAD
+            ),
+            kept=EvidenceStore(database, now, EvidenceLimits(count=settings.keep_evidence)),
+            secrets=SecretStore(
+                database,
+                now,
+                key=None if settings.secrets_key is None else load_key(settings.secrets_key),
+                simulated=settings.simulated,
+            ),
             keyring=keyring,
             issuer=TokenIssuer(keyring, now, lifetime=settings.token_lifetime, drafts=drafts),
             log=VerdictLog(database, origin=settings.issuer.partition("://")[2]),
@@ -103,8 +124,28 @@ class AttestationService:
         Raises FormatError, TrustError and PolicyError as the judge does; the refusals of a policy are in the log.
         """
         jti = new_jti()
+        judgement = await self.judged(evidence, policy, jti, draft=draft)
+        receipt = await self.log.append(accepted_entry(judgement, jti=jti))
+        if self.kept.limits.count:
+            await asyncio.to_thread(self.kept.keep, _kept(evidence, judgement))
+        token = "" if dialect is None else self.issuer.issue(judgement, dialect, log=receipt, jti=jti)
+        return Attested(judgement, token, receipt)
+
+    async def judged(
+        self,
+        evidence: Evidence,
+        policy: StoredPolicy | None,
+        jti: str,
+        *,
+        draft: bool = False,
+        wanted: str | None = None,
+    ) -> Judgement:
+        """Judge evidence; a refusal by the policy is in the log before it is told.
+
+        ``wanted`` names the secret that was asked for. Raises what the judge raises.
+        """
         try:
-            judgement = await self.judge.judge(evidence, policy, draft=draft)
+            return await self.judge.judge(evidence, policy, draft=draft)
         except PolicyError as refusal:
             await self.log.append(
                 refused_entry(
@@ -114,16 +155,26 @@ class AttestationService:
                     evidence_digest=evidence.digest,
                     policy=None if policy is None else policy.reference(),
                     simulated=self.settings.simulated,
+                    wanted=wanted,
                 )
             )
             raise
-        receipt = await self.log.append(accepted_entry(judgement, jti=jti))
-        token = "" if dialect is None else self.issuer.issue(judgement, dialect, log=receipt, jti=jti)
-        return Attested(judgement, token, receipt)
 
     def close(self) -> None:
         """Close the database; nothing may be under way."""
         self.database.close()
+
+
+def _kept(evidence: Evidence, judgement: Judgement) -> StoredEvidence:
+    """Return what is kept of evidence that was accepted."""
+    return StoredEvidence(
+        tee_type=TEE_TYPES[evidence.parsed.header.tee_type],
+        quote=evidence.quote,
+        pck_chain=evidence.pck_chain,
+        collateral=judgement.collateral,
+        runtime_digest=None if judgement.runtime_data is None else judgement.runtime_data.digest,
+        at=judgement.at,
+    )
 
 
 def _keep_to_root(database: Database, settings: Settings) -> None:

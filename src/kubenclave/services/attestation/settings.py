@@ -8,13 +8,15 @@ issuer of a token, as all clients do, has then compared that as well.
 import datetime as dt
 import functools
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from kubenclave.dcap.anchor import TrustAnchor, intel_root
 from kubenclave.errors import UsageError
+from kubenclave.services.attestation.keys import Algorithm
 
 SIMULATED: Final = "simulated"
 _MAX_ISSUER: Final = 240  # Gramine's client has 256 bytes for the whole URL
@@ -33,6 +35,9 @@ class Settings:
     - ``challenge_lifetime``, ``token_lifetime``: a token of Azure's lives for eight hours.
     - ``max_batch``: pieces of evidence in one request.
     - ``keep_evidence``: pieces of evidence kept for dry runs of policies; 0 keeps none.
+    - ``isolated``: policies count only when a registered signer signed them.
+    - ``signing_key_files``: signing keys that lie in files instead of the database.
+    - ``secrets_key``: file with the key that seals the secrets for enclaves; without one there are none.
     - ``minimum_tcb_evaluation_data_number``: oldest generation of collateral.
     - ``dangerously_allow_debug``: enclaves whose memory their host can read get tokens that say so.
     - ``dangerously_accept_expired_collateral``: for how long after its end collateral still counts.
@@ -49,6 +54,9 @@ class Settings:
     challenge_lifetime: dt.timedelta = dt.timedelta(minutes=5)
     max_batch: int = 16
     keep_evidence: int = 0
+    isolated: bool = False
+    signing_key_files: Mapping[Algorithm, Path] = field(default_factory=dict)
+    secrets_key: Path | None = None
     minimum_tcb_evaluation_data_number: int = 0
     dangerously_allow_debug: bool = False
     dangerously_accept_expired_collateral: dt.timedelta = dt.timedelta(0)
