@@ -68,8 +68,9 @@ class Run:
         name, kind, value = (action.member(each) for each in ("claim", "type", "value"))
         if isinstance(name, str):
             return found[name]
-        if not isinstance(kind, Literal) or value is None or isinstance(value, str):
-            raise EvaluationFailedError("an action without type and value")
+        assert isinstance(kind, Literal)
+        assert value is not None
+        assert not isinstance(value, str)
         return [Claim(str(kind.value), each, ClaimIssuer.POLICY) for each in self._values(value, found)]
 
     def _act(self, action: Action, claims: Sequence[Claim]) -> None:

@@ -67,7 +67,7 @@ class Parser:
         self._keyword(("version",), "version")
         self._sign("=")
         token = self._token
-        if token.text not in VERSIONS:
+        if token.kind != "number" or token.text not in VERSIONS:
             raise refusal(
                 self._text,
                 token.at,

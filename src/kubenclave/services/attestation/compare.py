@@ -18,7 +18,7 @@ from kubenclave.dcap.describe import zulu
 from kubenclave.dcap.judgement import Freshness, Judgement, PolicyReference
 from kubenclave.dcap.policy import Policy
 from kubenclave.dcap.verdict import verify_quote
-from kubenclave.errors import KubenclaveError, PolicyError
+from kubenclave.errors import Finding, KubenclaveError, PolicyError
 from kubenclave.services.attestation.evidence_store import StoredEvidence
 
 AnyPolicy = Policy | AzurePolicy
@@ -131,18 +131,21 @@ def try_policy(policy: AnyPolicy, evidence: StoredEvidence, terms: Terms) -> Out
     """Judge one piece; a refusal of whatever kind is an outcome."""
     try:
         judgement = _verified(policy, evidence, terms)
-        if isinstance(policy, Policy):
-            return Outcome(accepted=True)
-        evaluation = appraise(policy, judgement)
     except PolicyError as error:
-        return Outcome(
-            accepted=False,
-            reasons=tuple(map(str, error.findings)),
-            codes=tuple(finding.code for finding in error.findings),
-        )
+        return _refused(error.findings)
     except KubenclaveError as error:
         return Outcome(accepted=False, reasons=(str(error),), codes=(error.code,))
+    if isinstance(policy, Policy):
+        return Outcome(accepted=True)
+    evaluation = appraise(policy, judgement)
+    if evaluation.refusal is not None:
+        return _refused([evaluation.refusal], evaluation.trace)
     return Outcome(accepted=True, issued=dict(evaluation.issued), trace=evaluation.trace)
+
+
+def _refused(findings: Sequence[Finding], trace: tuple[str, ...] = ()) -> Outcome:
+    codes = tuple(finding.code for finding in findings)
+    return Outcome(accepted=False, reasons=tuple(map(str, findings)), codes=codes, trace=trace)
 
 
 def _verified(policy: AnyPolicy, evidence: StoredEvidence, terms: Terms) -> Judgement:
