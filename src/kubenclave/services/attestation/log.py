@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kubenclave.dcap import merkle
 from kubenclave.errors import PlatformError, UsageError
 from kubenclave.services.attestation.checkpoint import Checkpoint, InclusionReceipt, LogKey
+from kubenclave.services.attestation.tiles import Tile, bundle
 from kubenclave.services.database import Database
 
 MIGRATIONS: Final = (
@@ -28,6 +29,9 @@ MIGRATIONS: Final = (
     CREATE TABLE log_key (only INTEGER PRIMARY KEY CHECK (only = 1), origin TEXT NOT NULL, private BLOB NOT NULL);
     """,
 )
+
+_ENTRIES: Final = "SELECT entry FROM log_entries WHERE position >= ? AND position < ? ORDER BY position"
+_NODES: Final = "SELECT hash FROM log_nodes WHERE level = ? AND position >= ? AND position < ? ORDER BY position"
 
 MAX_ENTRY: Final = 65_535  # bytes, what an entry bundle of tlog-tiles can hold
 MAX_PAGE: Final = 1_000  # entries per request
@@ -123,11 +127,8 @@ class VerdictLog:
         Raises UsageError ``log.range``.
         """
         self._check_range("start", start, end)
-        rows = self._database.read(
-            "SELECT entry FROM log_entries WHERE position >= ? AND position < ? ORDER BY position",
-            (start, min(end, start + MAX_PAGE, self.size())),
-        )
-        return [bytes(row["entry"]) for row in rows]
+        rows = self._database.read(_ENTRIES, (start, min(end, start + MAX_PAGE)))
+        return [bytes(row[0]) for row in rows]
 
     def inclusion(self, index: int, size: int) -> list[bytes]:
         """Return the proof that entry ``index`` is in the log of ``size`` entries. Raises UsageError ``log.range``."""
@@ -138,6 +139,17 @@ class VerdictLog:
         """Return the proof that the log only grew between two sizes. Raises UsageError ``log.range``."""
         self._check_range("second", second, self.size())
         return merkle.consistency_proof(self._node, first, second)
+
+    def tile(self, tile: Tile) -> bytes:
+        """Return a tile: hashes of 32 bytes, or entries as a bundle. Raises UsageError ``log.range``."""
+        places = (tile.start, tile.start + tile.width)
+        if tile.level is None:
+            rows = self._database.read(_ENTRIES, places)
+        else:
+            rows = self._database.read(_NODES, (8 * tile.level, *places))
+        self._check_range("width", tile.width, len(rows))
+        found = [bytes(row[0]) for row in rows]
+        return bundle(found) if tile.level is None else b"".join(found)
 
     async def _write(self, batch: _Batch) -> list[Receipt]:
         async with self._turn:

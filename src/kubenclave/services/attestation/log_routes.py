@@ -16,6 +16,7 @@ from kubenclave.errors import FormatError
 from kubenclave.services.attestation.log import MAX_PAGE
 from kubenclave.services.attestation.native import answer
 from kubenclave.services.attestation.service import AttestationService
+from kubenclave.services.attestation.tiles import Tile
 from kubenclave.services.web.credentials import Role
 
 _NUMBER: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
@@ -30,6 +31,7 @@ def log_routes(service: AttestationService) -> Sequence[Route]:
         Route("/v1/log/proof/inclusion", api.inclusion, methods=["GET"]),
         Route("/v1/log/proof/consistency", api.consistency, methods=["GET"]),
         Route("/v1/log/checkpoint", api.checkpoint, methods=["GET"]),
+        Route("/v1/log/tile/{path:path}", api.tile, methods=["GET"]),
     )
 
 
@@ -57,6 +59,13 @@ class _Log:
         return Response(
             self._log.head().note, headers={"Cache-Control": "no-store"}, media_type="text/plain; charset=utf-8"
         )
+
+    async def tile(self, request: Request) -> Response:
+        """Answer with a tile; what it holds never changes."""
+        await self._service.guard.require(request, Role.ATTEST)
+        body = self._log.tile(Tile.parse(request.path_params["path"]))
+        headers = {"Cache-Control": "private, max-age=31536000, immutable"}
+        return Response(body, headers=headers, media_type="application/octet-stream")
 
     async def entries(self, request: Request) -> Response:
         """Answer with a page of entries, each as the text that was hashed; ``size`` is that of the whole log."""

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Challenges: of our own, dated, good once, in whichever process and after a restart."""
+
+import datetime as dt
+import threading
+
+import pytest
+
+from kubenclave.errors import TrustError
+from kubenclave.services.attestation.challenges import Challenges
+from kubenclave.services.database import Database
+
+START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+class Clock:
+    def __init__(self):
+        self.time = START
+
+    def __call__(self):
+        return self.time
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def database(tmp_path):
+    opened = Database(tmp_path / "attestation.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def challenges(database, clock):
+    return Challenges(database, clock)
+
+
+def refusal(call, nonce):
+    with pytest.raises(TrustError) as caught:
+        call(nonce)
+    return caught.value.code
+
+
+def used(database):
+    return database.read("SELECT COUNT(*) FROM challenges_used")[0][0]
+
+
+def test_a_challenge_is_good_once(challenges):
+    issued = challenges.issue()
+    challenges.check(issued.nonce)
+    challenges.redeem(issued.nonce)
+    assert refusal(challenges.check, issued.nonce) == "challenge.used"
+    assert refusal(challenges.redeem, issued.nonce) == "challenge.used"
+
+
+def test_a_nonce_fits_into_an_eat_nonce_and_says_when_it_ends(challenges):
+    issued = challenges.issue()
+    assert len(issued.nonce) == 86
+    assert issued.expires == START + dt.timedelta(minutes=5)
+    assert issued.nonce != challenges.issue().nonce
+
+
+def test_a_challenge_ends(challenges, clock):
+    nonce = challenges.issue().nonce
+    clock.time = START + dt.timedelta(minutes=5)
+    challenges.check(nonce)
+    clock.time += dt.timedelta(seconds=1)
+    assert refusal(challenges.check, nonce) == "challenge.expired"
+    assert refusal(challenges.redeem, nonce) == "challenge.expired"
+
+
+def test_issuing_stores_nothing_and_what_was_used_is_forgotten_after_its_end(challenges, clock, database):
+    for _ in range(20):
+        challenges.issue()
+    assert used(database) == 0
+    for _ in range(3):
+        challenges.redeem(challenges.issue().nonce)
+    assert used(database) == 3
+    clock.time += dt.timedelta(minutes=6)
+    challenges.redeem(challenges.issue().nonce)
+    assert used(database) == 1
+
+
+def test_another_process_and_a_restart_know_the_same_challenges(challenges, clock, tmp_path):
+    nonce, other = challenges.issue().nonce, challenges.issue().nonce
+    challenges.redeem(nonce)
+    second = Database(tmp_path / "attestation.db")
+    try:
+        later = Challenges(second, clock)
+        assert refusal(later.redeem, nonce) == "challenge.used"
+        later.redeem(other)
+    finally:
+        second.close()
+    assert refusal(challenges.redeem, other) == "challenge.used"
+
+
+def test_of_several_who_try_one_comes_through(challenges):
+    nonce, outcomes = challenges.issue().nonce, []
+
+    def redeem():
+        try:
+            challenges.redeem(nonce)
+            outcomes.append("good")
+        except TrustError as error:
+            outcomes.append(error.code)
+
+    threads = [threading.Thread(target=redeem) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["challenge.used"] * 7 + ["good"]
+
+
+@pytest.mark.parametrize("place", [0, 31, 43, 55, 85])
+def test_a_nonce_that_was_changed_is_unknown(challenges, place):
+    nonce = challenges.issue().nonce
+    changed = nonce[:place] + ("A" if nonce[place] != "A" else "B") + nonce[place + 1 :]
+    assert refusal(challenges.redeem, changed) == "challenge.unknown"
+
+
+@pytest.mark.parametrize("text", ["", "x", "=", "A" * 86, "A" * 87, "A" * 9999, "é" * 86, "+/" * 43, "\ud800" * 86])
+def test_what_is_no_nonce_is_unknown(challenges, text):
+    assert refusal(challenges.redeem, text) == "challenge.unknown"
+
+
+def test_a_nonce_has_one_spelling(challenges):
+    nonce = challenges.issue().nonce
+    for spelling in (nonce + "==", " " + nonce, nonce + "\n"):
+        assert refusal(challenges.redeem, spelling) == "challenge.unknown"
+
+
+def test_a_nonce_of_another_service_is_unknown(challenges, clock, tmp_path):
+    other = Database(tmp_path / "other.db")
+    try:
+        foreign = Challenges(other, clock).issue().nonce
+    finally:
+        other.close()
+    assert refusal(challenges.redeem, foreign) == "challenge.unknown"
