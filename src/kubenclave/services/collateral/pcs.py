@@ -14,10 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kubenclave.errors import PlatformError
+from kubenclave.errors import KubenclaveError, PlatformError
 from kubenclave.services.collateral import queries, replies
 from kubenclave.services.collateral.items import ROOT_CRL, Item, ItemKey, Kind, Tee
 from kubenclave.services.collateral.service import CollateralService
+from kubenclave.services.collateral.sources.base import UnknownError
 from kubenclave.wire import pcs
 
 Endpoint: TypeAlias = Callable[[CollateralService, Tee, Request], Awaitable[Response]]
@@ -43,13 +44,13 @@ def pcs_routes(service: CollateralService) -> list[Route]:
 
 async def tcb(service: CollateralService, tee: Tee, request: Request) -> Response:
     """Return TCB info of an FMSPC, its chain under both names that clients look for."""
-    item = await service.cache.get(ItemKey.tcb_info(tee, queries.fmspc(request), queries.update(request)))
+    item = await _generation(service, ItemKey.tcb_info(tee, queries.fmspc(request), queries.update(request)))
     return _document(service, item, pcs.TCB_INFO_CHAIN, pcs.TCB_INFO_CHAIN_V3)
 
 
 async def identity(enclave: str, service: CollateralService, tee: Tee, request: Request) -> Response:
     """Return the identity of an enclave of Intel's."""
-    item = await service.cache.get(ItemKey.identity(tee, enclave, queries.update(request)))
+    item = await _generation(service, ItemKey.identity(tee, enclave, queries.update(request)))
     return _document(service, item, pcs.IDENTITY_CHAIN)
 
 
@@ -88,6 +89,35 @@ async def crl(service: CollateralService, _tee: Tee, request: Request) -> Respon
     key = queries.crl_by_uri(request, simulated=not service.anchor.is_intel)
     item = await service.cache.get(key)
     return _answer(service, item, item.body, replies.DER)
+
+
+async def _generation(service: CollateralService, key: ItemKey) -> Item:
+    """Return an item of which there are several generations.
+
+    Raises UnknownError, with the code ``collateral.withdrawn`` for a number that is older than others on Intel's list
+    and not on it itself.
+    """
+    try:
+        return await service.cache.get(key)
+    except UnknownError:
+        if key.update.isdecimal() and await _is_withdrawn(service, key.tee, int(key.update)):
+            raise UnknownError(
+                "Intel has withdrawn this generation",
+                code="collateral.withdrawn",
+                field=str(key),
+                hint="see which there are: tcbevaluationdatanumbers",
+            ) from None
+        raise
+
+
+async def _is_withdrawn(service: CollateralService, tee: Tee, number: int) -> bool:
+    try:
+        item = await service.cache.get(ItemKey(Kind.EVALUATION_NUMBERS, tee=tee))
+    except KubenclaveError:
+        return False  # nobody can tell: then it is unknown
+    inner, _ = pcs.split_signed(item.body, pcs.EVALUATION_NUMBERS)
+    listed = [each.number for each in pcs.parse_evaluation_numbers(inner).numbers]
+    return number not in listed and number < max(listed)
 
 
 def _document(service: CollateralService, item: Item, *chain_headers: str) -> Response:
