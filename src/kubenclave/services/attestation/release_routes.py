@@ -12,13 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kubenclave.dcap.judgement import Judgement
-from kubenclave.errors import PolicyError
-from kubenclave.services.attestation.entries import refused_entry
-from kubenclave.services.attestation.evidence import MAX_NONCE, Evidence
+from kubenclave.services.attestation.evidence import MAX_NONCE
 from kubenclave.services.attestation.issue import new_jti
 from kubenclave.services.attestation.native import answer
-from kubenclave.services.attestation.policies import StoredPolicy
 from kubenclave.services.attestation.release import Released, policy_for, release
 from kubenclave.services.attestation.requests import EvidenceRequest, decode, evidence_of, read
 from kubenclave.services.attestation.secrets import MAX_SECRET
@@ -70,7 +66,8 @@ class _Release:
         evidence = dataclasses.replace(evidence_of(asked), challenge=asked.challenge)
         secret = service.secrets.info(asked.secret)
         jti = new_jti()
-        judgement = await self._judged(evidence, service.policies.current(secret.tee_type), jti, secret.name)
+        policy = service.policies.current(secret.tee_type)
+        judgement = await service.judged(evidence, policy, jti, wanted=secret.name)
         released = await release(secret, judgement, jti=jti, secrets=service.secrets, log=service.log)
         _log.info("secret.was-released", secret=secret.name, version=secret.version, entry=released.receipt.index)
         return answer(_described(released))
@@ -102,23 +99,6 @@ class _Release:
         await asyncio.to_thread(self._service.secrets.delete, name)
         _log.info("secret.was-deleted", secret=name, by=principal.name)
         return Response(status_code=204)
-
-    async def _judged(self, evidence: Evidence, policy: StoredPolicy, jti: str, wanted: str) -> Judgement:
-        """Judge evidence; a refusal by the policy goes into the log before it is told."""
-        try:
-            return await self._service.judge.judge(evidence, policy)
-        except PolicyError as error:
-            entry = refused_entry(
-                error,
-                jti=jti,
-                at=self._service.now(),
-                evidence_digest=evidence.digest,
-                policy=policy.reference(),
-                simulated=self._service.settings.simulated,
-                wanted=wanted,
-            )
-            await self._service.log.append(entry)
-            raise
 
 
 def _described(released: Released) -> dict[str, object]:
