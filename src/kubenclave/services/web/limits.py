@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -105,7 +106,7 @@ class Limits:
         app: ASGIApp,
         bounds: Bounds,
         clock: Callable[[], float],
-        answer: Callable[[str, KubenclaveError], Response] = lambda _path, error: problem(error),
+        answer: Callable[[Request, KubenclaveError], Response] = lambda _request, error: problem(error),
     ) -> None:
         self._app: Final = app
         self._bounds: Final = bounds
@@ -139,7 +140,7 @@ class Limits:
         except KubenclaveError as error:
             if begun.done:  # half an answer cannot be taken back: the server closes the connection
                 raise
-            await self._answer(scope["path"], error)(scope, receive, begun.send)
+            await self._answer(Request(scope), error)(scope, receive, begun.send)
         finally:
             self._hold(-body.size)
 
