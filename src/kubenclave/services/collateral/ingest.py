@@ -197,19 +197,17 @@ _CHECKS: Final[dict[Kind, Callable[[_Given], _Parts]]] = {
 
 
 def check_pck_leaf(
-    leaf: bytes, issuer_chain: bytes, *, anchor: TrustAnchor, now: dt.datetime, root_crl: Item, pck_crl: Item | None
-) -> tuple[PckExtension, PckCa]:
-    """Return what a PCK certificate (PEM) says of its platform, once it and its chain (CA, root) hold.
+    leaf: bytes, issuer_chain: bytes, *, anchor: TrustAnchor, now: dt.datetime, root_crl: Item, pck_crl: Item
+) -> tuple[PckExtension, bytes]:
+    """Return what a PCK certificate (PEM) says of its platform, and its CA and root in PEM, once all of it holds.
 
-    ``pck_crl`` is the list of that CA where it is known. Raises TrustError.
+    ``issuer_chain`` is CA and root, ``pck_crl`` the list of that CA. Raises TrustError, FormatError.
     """
     chain = verify_pck_chain(leaf + issuer_chain, anchor, Cache())
     _refuse_revoked(chain.ca, root_crl, anchor, "pck-ca.revoked")
-    if pck_crl is not None:
-        crl = verify_crl(pck_crl.body, "PCK CRL", chain.ca.subject, chain.ca.key)
-        crl.refuse(chain.leaf, "pck.revoked")
+    verify_crl(pck_crl.body, "PCK CRL", chain.ca.subject, chain.ca.key).refuse(chain.leaf, "pck.revoked")
     judge_dates([chain.ca.dated, chain.leaf.dated], now)
-    return chain.extension, chain.ca_kind
+    return chain.extension, _two(issuer_chain, chain.ca)
 
 
 def judge_dates(dated: Iterable[Dated], now: dt.datetime) -> None:

@@ -20,13 +20,14 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class PckRequest:
-    """Whose PCK certificates are wanted. SVNs and ids as the platform writes them, little-endian.
+    """Whose PCK certificates are wanted. SVNs and ids are bytes as the platform writes them, little-endian.
 
-    ``qe_id`` (16 bytes) and ``encrypted_ppid`` (384 bytes, for Intel alone to read) identify the machine, as does the
-    platform manifest (hexadecimal digits): none belongs into a log. Caches go by the QE-ID, Intel by the others.
+    ``qe_id`` (hexadecimal digits, as a rule 32) and ``encrypted_ppid`` (384 bytes, for Intel alone to read) identify
+    the machine, as does the platform manifest (hexadecimal digits): none belongs into a log. Caches go by the QE-ID,
+    Intel by the others.
     """
 
-    qe_id: bytes = field(repr=False)
+    qe_id: str = field(repr=False)
     pce_id: bytes
     cpu_svn: bytes
     pce_svn: bytes

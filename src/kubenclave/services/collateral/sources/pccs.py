@@ -44,7 +44,7 @@ class PccsSource:
     async def pck_certs(self, request: PckRequest) -> PckAnswer:
         """Return the certificate for the platform's TCB."""
         asked = {
-            "qeid": request.qe_id.hex().upper(),
+            "qeid": request.qe_id.upper(),
             "encrypted_ppid": (request.encrypted_ppid or _NO_PPID).hex().upper(),
             "cpusvn": request.cpu_svn.hex().upper(),
             "pcesvn": request.pce_svn.hex().upper(),

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PCK certificates: which of a platform's is the one for its TCB, and where they are kept.
+
+A platform has a certificate for each TCB that Intel knows of it; a quoting enclave needs the one for the highest TCB
+that is not above the platform's own. Where Intel has none for a TCB yet, that is looked at again.
+"""
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from kubenclave.dcap.documents import TcbInfo
+from kubenclave.dcap.pckext import PckExtension
+from kubenclave.errors import KubenclaveError, TrustError
+from kubenclave.services.collateral.assemble import read_leaf
+from kubenclave.services.collateral.cache import CollateralCache
+from kubenclave.services.collateral.ingest import check_pck_leaf
+from kubenclave.services.collateral.items import ROOT_CRL, ItemKey, Tee
+from kubenclave.services.collateral.platforms import CERTIFICATE, KnownPlatforms
+from kubenclave.services.collateral.sources.base import PckAnswer, PckRequest, UnknownError, unknown
+from kubenclave.wire import pcs
+
+MIGRATIONS: Final = (
+    """
+CREATE TABLE pck_platforms (
+    platform TEXT PRIMARY KEY, issuer_chain BLOB NOT NULL, source TEXT NOT NULL, fetched INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE pck_certs (
+    platform TEXT NOT NULL REFERENCES pck_platforms ON DELETE CASCADE, tcbm BLOB NOT NULL, cert BLOB,
+    PRIMARY KEY (platform, tcbm)
+) WITHOUT ROWID;
+CREATE TABLE pck_tcbs (
+    platform TEXT NOT NULL, tcb BLOB NOT NULL, next_try INTEGER NOT NULL, PRIMARY KEY (platform, tcb)
+) WITHOUT ROWID;
+""",
+)
+
+REVISIT: Final = dt.timedelta(hours=6)
+"""How long a TCB for which there is no certificate of its own is left alone before the sources are asked again."""
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class PckCertificate:
+    """The certificate for a platform's TCB. ``tcbm`` is CPUSVN and PCE SVN (little-endian) that it is for, 18 bytes."""
+
+    leaf: bytes = field(repr=False)
+    issuer_chain: bytes = field(repr=False)
+    tcbm: bytes
+    extension: PckExtension = field(repr=False)
+    ca: str
+
+    @property
+    def fmspc(self) -> str:
+        """The platform's family, 12 hexadecimal digits."""
+        return self.extension.fmspc.hex()
+
+
+def choose(
+    certificates: Sequence[PckCertificate], cpu_svn: bytes, pce_svn: int, tcb_info: TcbInfo | None
+) -> PckCertificate | None:
+    """Return the certificate for a platform at ``cpu_svn`` (16 bytes) and ``pce_svn``; None where all are above it.
+
+    Of those whose TCB is not above the platform's in any component, the one that reaches the highest level of
+    ``tcb_info``, and among equals that with the highest SVNs (Intel, PCK certificate selection library). The bytes of
+    a CPUSVN are the component SVNs, as on all platforms seen, unless a certificate for that very CPUSVN says otherwise.
+    """
+    own = next(
+        (each.extension.components for each in certificates if each.extension.cpu_svn == cpu_svn), tuple(cpu_svn)
+    )
+    candidates = [each for each in certificates if _reaches((*own, pce_svn), _svns(each))]
+    return max(candidates, key=lambda each: (-_level(each, tcb_info), _svns(each)), default=None)
+
+
+def _level(certificate: PckCertificate, tcb_info: TcbInfo | None) -> int:
+    """Return how many levels are above the one that the certificate's TCB reaches."""
+    levels = () if tcb_info is None else tcb_info.levels
+    svns = _svns(certificate)
+    reached = (number for number, level in enumerate(levels) if _reaches(svns, level.svns[: len(svns)]))
+    return next(reached, len(levels))
+
+
+def _svns(certificate: PckCertificate) -> tuple[int, ...]:
+    return (*certificate.extension.components, certificate.extension.pce_svn)
+
+
+def _reaches(have: Sequence[int], want: Sequence[int]) -> bool:
+    return all(one >= other for one, other in zip(have, want, strict=True))
+
+
+class PckCerts:
+    """Certificates of platforms, from the database or the cache's sources. For one event loop."""
+
+    def __init__(self, cache: CollateralCache, platforms: KnownPlatforms, *, now: Callable[[], dt.datetime]) -> None:
+        self._cache: Final = cache
+        self._platforms: Final = platforms
+        self._database: Final = cache.store.database
+        self._now: Final = now
+        self._under_way: Final[dict[str, asyncio.Task[None]]] = {}
+        self._database.migrate("pck", MIGRATIONS)
+
+    async def certificate(self, request: PckRequest) -> PckCertificate:
+        """Return the certificate for a platform's TCB.
+
+        The sources are asked where the platform is not known, or where there was no certificate for that very TCB
+        when they were asked some hours ago. Raises UnknownError where nobody knows the platform
+        (``collateral.unknown``) or there is none for its TCB (``pck.not-available``), and what sources raise where
+        nothing is held.
+        """
+        name, tcb = self._name(request.qe_id, request.pce_id), request.cpu_svn + request.pce_svn
+        held = self._held(name)
+        if all(each.tcbm != tcb for each in held) and self._is_due(name, tcb):
+            try:
+                await self._renew(name, request)
+            except KubenclaveError as error:
+                if not held:
+                    raise
+                await asyncio.to_thread(self._note_try, name, tcb, self._cache.settings.negative)
+                _log.warning("certificates.not-renewed", platform=name, code=error.code, error=str(error))
+            held = self._held(name)
+        if not held:
+            raise unknown("PCK certificates", "any source")
+        chosen = choose(held, request.cpu_svn, int.from_bytes(request.pce_svn, "little"), self._tcb_info(held))
+        if chosen is None:
+            raise _not_available(held)
+        await asyncio.to_thread(self._platforms.saw, chosen.extension, chosen.ca, CERTIFICATE)
+        return chosen
+
+    async def answer(self, request: PckRequest) -> PckAnswer:
+        """Return all certificates of a platform, as the first source that knows it has them, verified and kept."""
+        name = self._name(request.qe_id, request.pce_id)
+        await self._renew(name, request)
+        rows = self._database.read("SELECT tcbm, cert FROM pck_certs WHERE platform = ? ORDER BY tcbm DESC", (name,))
+        chain = self._database.read("SELECT issuer_chain FROM pck_platforms WHERE platform = ?", (name,))
+        return PckAnswer(tuple(pcs.PckEntry(row["tcbm"], row["cert"]) for row in rows), chain[0]["issuer_chain"])
+
+    async def put(self, qe_id: str, pce_id: bytes, answer: PckAnswer, source: str) -> None:
+        """Keep certificates of a platform that somebody brings, once all of them hold. Raises TrustError."""
+        checked = await self._checked(pce_id, answer)
+        await asyncio.to_thread(self._write, self._name(qe_id, pce_id), checked, source)
+
+    def knows(self, qe_id: str, pce_id: bytes) -> bool:
+        """Tell whether certificates of that platform are held."""
+        return bool(self._held(self._name(qe_id, pce_id)))
+
+    async def close(self) -> None:
+        """End what is under way."""
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _renew(self, name: str, request: PckRequest) -> None:
+        task = self._under_way.get(name)
+        if task is None:
+            task = asyncio.create_task(self._from_sources(name, request), name="renew PCK certificates")
+            self._under_way[name] = task
+            task.add_done_callback(lambda _: self._under_way.pop(name, None))
+        await asyncio.shield(task)  # others wait for it as well
+
+    async def _from_sources(self, name: str, request: PckRequest) -> None:
+        failures: list[KubenclaveError] = []
+        for source in self._cache.sources:
+            try:
+                answer = await self._checked(request.pce_id, await source.pck_certs(request))
+            except KubenclaveError as error:
+                failures.append(error)
+                continue
+            await asyncio.to_thread(self._write, name, answer, source.name)
+            await asyncio.to_thread(self._note_try, name, request.cpu_svn + request.pce_svn, REVISIT)
+            _log.info("certificates.renewed", platform=name, source=source.name, count=len(answer.entries))
+            return
+        if all(isinstance(each, UnknownError) for each in failures):
+            tcb, pause = request.cpu_svn + request.pce_svn, self._cache.settings.negative
+            await asyncio.to_thread(self._note_try, name, tcb, pause)
+            raise failures[0] if failures else unknown("PCK certificates", "any source", "no source is configured")
+        raise next(each for each in failures if not isinstance(each, UnknownError))
+
+    async def _checked(self, pce_id: bytes, answer: PckAnswer) -> PckAnswer:
+        """Refuse certificates that do not hold, or of which some is of another platform than the others."""
+        root_crl, first, issuer_chain = await self._cache.get(ROOT_CRL), b"", b""
+        for entry in answer.entries:
+            if entry.cert is None:
+                continue
+            _, ca = read_leaf(entry.cert)
+            extension, issuer_chain = check_pck_leaf(
+                entry.cert,
+                answer.issuer_chain,
+                anchor=self._cache.anchor,
+                now=self._now(),
+                root_crl=root_crl,
+                pck_crl=await self._cache.get(ItemKey.pck_crl(ca)),
+            )
+            if entry.tcbm != extension.cpu_svn + extension.pce_svn.to_bytes(2, "little"):
+                found = f"{extension.cpu_svn.hex()}, PCE SVN {extension.pce_svn}"
+                raise _another("SGX-TCBm", entry.tcbm.hex(), found)
+            first = first or extension.ppid
+            if extension.pce_id != pce_id or extension.ppid != first:
+                raise _another("platform", f"PCE-ID {pce_id.hex()} and one PPID", f"PCE-ID {extension.pce_id.hex()}")
+        if not first:
+            raise _not_available([])
+        return PckAnswer(answer.entries, issuer_chain)
+
+    def _write(self, name: str, answer: PckAnswer, source: str) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO pck_platforms VALUES (?, ?, ?, ?) ON CONFLICT (platform) DO UPDATE SET"
+                " issuer_chain = excluded.issuer_chain, source = excluded.source, fetched = excluded.fetched",
+                (name, answer.issuer_chain, source, int(self._now().timestamp())),
+            )
+            connection.executemany(
+                "INSERT INTO pck_certs VALUES (?, ?, ?) ON CONFLICT (platform, tcbm) DO UPDATE SET"
+                " cert = coalesce(excluded.cert, cert)",  # what is no longer available is still good
+                [(name, entry.tcbm, entry.cert) for entry in answer.entries],
+            )
+
+    def _held(self, name: str) -> list[PckCertificate]:
+        rows = self._database.read(
+            "SELECT tcbm, cert, issuer_chain FROM pck_certs JOIN pck_platforms USING (platform)"
+            " WHERE platform = ? AND cert IS NOT NULL ORDER BY tcbm",
+            (name,),
+        )
+        return [
+            PckCertificate(row["cert"], row["issuer_chain"], row["tcbm"], extension, ca.value)
+            for row in rows
+            for extension, ca in (read_leaf(row["cert"]),)
+        ]
+
+    def _is_due(self, name: str, tcb: bytes) -> bool:
+        now = int(self._now().timestamp())
+        query = "SELECT 1 FROM pck_tcbs WHERE platform = ? AND tcb = ? AND next_try > ?"
+        return not self._database.read(query, (name, tcb, now))
+
+    def _note_try(self, name: str, tcb: bytes, pause: dt.timedelta) -> None:
+        with self._database.transaction() as connection:
+            values = (name, tcb, int((self._now() + pause).timestamp()))
+            connection.execute("INSERT OR REPLACE INTO pck_tcbs VALUES (?, ?, ?)", values)
+
+    def _tcb_info(self, held: Sequence[PckCertificate]) -> TcbInfo | None:
+        """Return the TCB info of that family where it is held; where not, the SVNs alone decide."""
+        if not held:
+            return None
+        item = self._cache.store.get(ItemKey.tcb_info(Tee.SGX, held[0].fmspc))
+        return None if item is None else TcbInfo.parse(pcs.split_signed(item.body, pcs.TCB_INFO)[0])
+
+    def _name(self, qe_id: str, pce_id: bytes) -> str:
+        return self._platforms.name_of(b"QE-ID\0" + qe_id.lower().encode() + b"\0" + pce_id)
+
+
+def _another(field: str, expected: str, found: str) -> TrustError:
+    return TrustError(
+        "genuine, but not what was asked for", code="collateral.other", field=field, expected=expected, found=found
+    )
+
+
+def _not_available(held: Sequence[PckCertificate]) -> UnknownError:
+    lowest = min((each.tcbm.hex() for each in held), default="none at all")
+    return UnknownError(
+        "there is no PCK certificate for that TCB of the platform",
+        code="pck.not-available",
+        field="cpusvn, pcesvn",
+        expected=f"not below {lowest}",
+        hint="the sources are asked again after some hours; register the platform anew after a change of its firmware",
+    )
