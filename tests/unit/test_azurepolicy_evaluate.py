@@ -4,6 +4,7 @@
 import base64
 import hashlib
 import json
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def judge(authorization: str, issuance: str = "", claims=SGX, configuration: str
     return policy.evaluate(given)
 
 
-def issue(rules: str, claims=SGX) -> dict:
+def issue(rules: str, claims=SGX) -> dict[str, Any]:
     evaluation = judge("=>permit();", rules, claims)
     evaluation.check()
     return dict(evaluation.issued)
@@ -51,8 +52,13 @@ def value(expression: str, claims=SGX, condition: str = ""):
 
 def failed(expression: str, condition: str = "", claims=SGX) -> str:
     evaluation = judge("=>permit();", f'{condition} => issue(type="r", value={expression});', claims)
-    assert not evaluation.permitted
     assert evaluation.issued == {}
+    return why(evaluation)
+
+
+def why(evaluation: Evaluation) -> str:
+    """Return why a policy could not be evaluated."""
+    assert evaluation.refusal is not None
     assert evaluation.refusal.code == "azure-policy.evaluation"
     return evaluation.refusal.found
 
@@ -231,7 +237,7 @@ def test_texts_that_grow_are_bounded():
         f'c:[type=="a{n}"] => add(type="a{n + 1}", value=AppendString(c.value, c.value));' for n in range(13)
     )
     evaluation = judge("=>permit();", rules)
-    assert "65536" in evaluation.refusal.found
+    assert "65536" in why(evaluation)
 
 
 def test_json_that_grew_is_not_read():
@@ -242,12 +248,12 @@ def test_json_that_grew_is_not_read():
 def test_claims_that_multiply_are_bounded():
     numbers = ",".join(map(str, range(1000)))
     rules = "".join(f'=>add(type="{n}", value=JsonToClaimValue("[{numbers}]"));' for n in range(5))
-    assert "claims" in judge("=>permit();", rules).refusal.found
+    assert "claims" in why(judge("=>permit();", rules))
 
 
 def test_work_is_bounded():
     claims = [Claim("a", n) for n in range(1000)]
-    assert "work" in judge('a:[type=="a"] && [type=="a", value==a.value] => permit();', "", claims).refusal.found
+    assert "work" in why(judge('a:[type=="a"] && [type=="a", value==a.value] => permit();', "", claims))
 
 
 def test_an_empty_value_compares_with_nothing():

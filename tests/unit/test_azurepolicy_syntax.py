@@ -5,6 +5,7 @@ import pytest
 
 from kubenclave.dcap.azurepolicy import DEFAULT_POLICIES, parse
 from kubenclave.dcap.azurepolicy.syntax import MAX_CONDITIONS, MAX_RULES, MAX_TESTS
+from kubenclave.dcap.azurepolicy.tree import Literal
 from kubenclave.errors import FormatError
 
 PERMIT = "authorizationrules{ => permit(); };"
@@ -91,7 +92,7 @@ def test_is_refused_with_the_place(text, code, where, expected):
 def test_hint_shows_the_line_with_a_caret():
     error = refused('version=1.0;\nauthorizationrules{\n\tc:[type="a"] => permit();\n};')
     assert error.found == "="
-    first, line, caret = error.hint.split("\n")
+    first, line, caret = str(error.hint).split("\n")
     assert first == "conditions compare with two signs: =="
     assert line[caret.index("^")] == "="
     assert error.field == f"line 3, column {caret.index('^') + 1}"
@@ -99,13 +100,13 @@ def test_hint_shows_the_line_with_a_caret():
 
 def test_a_long_line_is_cut_around_the_place():
     error = refused("version=1.0;" + " " * 500 + "what" + " " * 500)
-    line, caret = error.hint.split("\n")
+    line, caret = str(error.hint).split("\n")
     assert len(line) <= 100
     assert line[caret.index("^") :] == "what"
 
 
 def test_an_action_sets_with_one_sign():
-    assert "one sign" in refused('version=1.0; issuancerules{ => issue(type=="a", value=1); };').hint
+    assert "one sign" in (refused('version=1.0; issuancerules{ => issue(type=="a", value=1); };').hint or "")
 
 
 def test_typographic_quotes_are_named():
@@ -121,7 +122,9 @@ def test_an_escape_there_is_not(text):
 def test_escapes_and_what_stands_in_texts():
     policy = parse('version=1.0; issuancerules{ => issue(type="a", value="\\"\\\\ // ; \u201d \u00e9"); };')
     assert policy.evaluate([]).permitted is False
-    assert policy.tree.issuance[0].action.member("value").value == '"\\ // ; \u201d \u00e9'
+    value = policy.tree.issuance[0].action.member("value")
+    assert isinstance(value, Literal)
+    assert value.value == '"\\ // ; \u201d \u00e9'
 
 
 @pytest.mark.parametrize("number", ["9223372036854775808", "-9223372036854775809", "1" * 5000, "1.0"])
@@ -171,11 +174,11 @@ def test_names_of_the_service_are_its_own(verb, name):
 
 def test_bounds():
     one = '[type=="a"]'
-    assert parse(rules(" && ".join([one] * MAX_CONDITIONS) + "=>permit();"))
+    parse(rules(" && ".join([one] * MAX_CONDITIONS) + "=>permit();"))
     assert refused(rules(" && ".join([one] * (MAX_CONDITIONS + 1)) + "=>permit();")).code == "azure-policy.limit"
     tests = ",".join(['type=="a"'] * (MAX_TESTS + 1))
     assert refused(rules(f"[{tests}]=>permit();")).code == "azure-policy.limit"
-    assert parse(rules("=>permit();" * MAX_RULES))
+    parse(rules("=>permit();" * MAX_RULES))
     assert refused(rules("=>permit();" * (MAX_RULES + 1))).code == "azure-policy.limit"
     deep = "NegateBool(" * 9 + "true" + ")" * 9
     assert refused(rules(issuance=f'=>issue(type="a",value={deep});')).code == "azure-policy.limit"
