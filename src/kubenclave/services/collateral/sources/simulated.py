@@ -63,7 +63,7 @@ class SimulatedSource:
         state = self._state()
         if state.seed is None:
             collateral = provisioning_of(state, self._directory).collateral(state.tcb, self._now())
-            return items_of(collateral, PckCa.PLATFORM, update=key.update or STANDARD)
+            return items_of(collateral, update=key.update or STANDARD)
         return {key: found} if (found := OwnItems(state.seed, state.tcb, self._now()).get(key)) else {}
 
     def _pck_certs(self) -> PckAnswer:
@@ -109,7 +109,7 @@ class OwnItems:
             return self._signed(issuer.pki, pcs.ENCLAVE_IDENTITY, self._other_identity(key.subject))
         tee = TeeType.TDX if key.tee is Tee.TDX else TeeType.SGX
         collateral = issuer.collateral(self.tcb, self.now, tee=tee)
-        return items_of(collateral, PckCa.PLATFORM, update=key.update or STANDARD).get(key)
+        return items_of(collateral, update=key.update or STANDARD).get(key)
 
     def _periods(self) -> Periods:
         return Periods.around(self.now, expired=self.tcb is PlatformTcb.EXPIRED)
