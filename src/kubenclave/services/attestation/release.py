@@ -80,7 +80,7 @@ async def release(
         )
         await log.append(entry)
         raise error
-    wrapped = wrap(secrets.open(secret), key, secret)
+    wrapped = wrap(secrets.open(secret), key)
     released = {"secret": secret.name, "version": secret.version, "key": key.thumbprint()}
     receipt = await log.append(accepted_entry(judgement, jti=jti, released=released))
     return Released(secret, wrapped, receipt)
@@ -141,17 +141,10 @@ def recipient(jwk: Mapping[str, Any]) -> ECKey | RSAKey:
     raise _bad_key(f"kty {str(jwk.get('kty'))[:20]}, crv {str(jwk.get('crv'))[:20]}")
 
 
-def wrap(value: bytes, key: ECKey | RSAKey, secret: SecretInfo) -> str:
-    """Return a secret as compact JWE (RFC 7516), its name and version in the header."""
+def wrap(value: bytes, key: ECKey | RSAKey) -> str:
+    """Return a secret as compact JWE (RFC 7516), with registered header members only: libraries refuse others."""
     algorithm = "ECDH-ES+A256KW" if isinstance(key, ECKey) else "RSA-OAEP-256"
-    header = {
-        "alg": algorithm,
-        "enc": ENCRYPTION,
-        "kid": key.thumbprint(),
-        "kubenclave_secret": secret.name,
-        "kubenclave_secret_version": secret.version,
-        **({"kubenclave_simulated": True} if secret.simulated else {}),
-    }
+    header = {"alg": algorithm, "enc": ENCRYPTION, "kid": key.thumbprint()}
     return jwe.encrypt_compact(header, value, key, algorithms=[algorithm, ENCRYPTION])
 
 

@@ -16,17 +16,23 @@ RETRY_AFTER: Final = 1
 
 _STATUS: Final = {
     "credentials.missing": 401,
-    "credentials.unknown": 401,
     "credentials.role": 403,
-    "limits.rate": 429,
+    "credentials.unknown": 401,
     "limits.busy": 503,
     "limits.late": 503,
+    "limits.rate": 429,
+    "log.range": 404,
+    "policy-store.conflict": 409,
+    "policy-store.unknown-tee": 404,
+    "policy-store.unknown-version": 404,
     "request.failed": 500,
     "request.method": 405,
     "request.no-route": 404,
+    "request.policy-version": 409,
     "request.size": 413,
     "serving.size": 413,
     "serving.slow": 408,
+    "signing-key.unknown": 404,
 }
 
 
