@@ -59,21 +59,16 @@ def read(path: Path, algorithm: str) -> PrivateKey:
     Raises PlatformError ``signing-key.missing`` or ``signing-key.exposed``, and FormatError as ``parse`` does.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would be waited for
     except OSError as error:
         raise missing(path, error.strerror or str(error)) from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)  # of what was opened, not of what has the name by now
         if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077 or status.st_uid not in {os.geteuid(), 0}:
-            raise PlatformError(
-                "others can read or replace the file of a signing key",
-                code="signing-key.exposed",
-                field=str(path),
-                expected="a file with mode 0600 or 0400, owned by the service's user or root",
-                found=f"mode {stat.S_IMODE(status.st_mode):04o}, owner {status.st_uid}",
-                hint=f"chown it to the service's user and chmod 0400 {path}; make a new key if others could read it",
-            )
-        key = parse(file.read(_LARGEST + 1))
+            raise _exposed(path, status)
+        key = parse(os.read(descriptor, _LARGEST + 1))
+    finally:
+        os.close(descriptor)
     if algorithm_of(key) != algorithm:
         raise _other_kind(f"a key for {algorithm}", key)
     return key
@@ -85,6 +80,17 @@ def _other_kind(expected: str, key: object) -> FormatError:
         code="signing-key.kind",
         expected=expected,
         found=f"{type(key).__name__.removesuffix('PrivateKey')} of {getattr(key, 'key_size', 'unknown')} bits",
+    )
+
+
+def _exposed(path: Path, status: os.stat_result) -> PlatformError:
+    return PlatformError(
+        "others can read or replace the file of a signing key",
+        code="signing-key.exposed",
+        field=str(path),
+        expected="a file with mode 0600 or 0400, owned by the service's user or root",
+        found=f"{stat.filemode(status.st_mode)}, owner {status.st_uid}",
+        hint=f"chown it to the service's user and chmod 0400 {path}; make a new key if others could read it",
     )
 
 
