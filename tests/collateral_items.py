@@ -28,9 +28,9 @@ def offered(now: dt.datetime = NOW) -> dict[ItemKey, Fetched]:
     tdx = ISSUER.collateral(PlatformTcb.UP_TO_DATE, now, tee=TeeType.TDX)
     periods = Periods.around(now)
     found = {
-        **items_of(sgx, "platform"),
-        **items_of(sgx, "platform", update=EARLY),
-        **items_of(tdx, "platform"),
+        **items_of(sgx),
+        **items_of(sgx, update=EARLY),
+        **items_of(tdx),
         ItemKey.pck_crl("processor"): Fetched(
             ISSUER.pki.crl(Role.PROCESSOR_CA, periods.issued, periods.ends),
             _pem(Role.PROCESSOR_CA) + _pem(Role.ROOT),

@@ -126,12 +126,17 @@ def bench(
     credentials = Credentials(database, clock)
     service = CollateralService.create(cache, Guard(credentials), clock)
     app: ASGIApp = Starlette(routes=collateral_routes(service))
-    app = Limits(app, Bounds(bodies=BODIES), time.monotonic, lambda _path, error: replies.failure(error))
+    app = Limits(app, Bounds(bodies=BODIES), time.monotonic, replies.failure)
     try:
         yield Bench(service, source, clock, credentials, Access(app, Metrics()))
     finally:
-        asyncio.run(cache.close())
+        asyncio.run(_close(service))
         database.close()
+
+
+async def _close(service: CollateralService) -> None:
+    await service.pck_certs.close()
+    await service.cache.close()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from kubenclave.services.collateral.service import CollateralService
 from kubenclave.services.collateral.status import status_routes
 
 PREFIXES: Final = ("/sgx/certification/", "/tdx/certification/")
-"""Paths whose clients know the answers of PCCS only: what is refused in front of the routes is told by ``failure``."""
+"""Paths whose clients know the answers of PCCS alone: ``replies.failure`` makes those of what stands before routes."""
 
 BODIES: Final = {f"{mount}/platformcollateral": platformcollateral.MAX_SIZE for mount in (SGX_V4, SGX_V3)}
 """Bytes of a body, by path, where they are more than elsewhere."""

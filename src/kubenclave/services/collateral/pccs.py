@@ -53,14 +53,16 @@ async def register(service: CollateralService, request: Request) -> Response:
     await service.guard.require(request, Role.REGISTER)
     queries.choice(request, "update", ("standard", "early", "all"), default="standard")
     platform = Platform.from_json(load_json(await request.body(), "platform"))
-    await asyncio.to_thread(service.queue.add, platform)
+    if await service.register(platform):
+        return PlainTextResponse("The platform is registered, and its PCK certificates are here.\n")
     return PlainTextResponse("The platform is registered and waits for its PCK certificates.\n")
 
 
 async def platforms(service: CollateralService, request: Request) -> Response:
-    """Return the platforms that wait (``source=reg``), that Intel has nothing for (``reg_na``), or are cached.
+    """Return the platforms that wait (``source=reg``), or that Intel has nothing for (``reg_na``).
 
-    ``lease`` in seconds keeps other readers from those that wait for so long; they stay in the queue.
+    ``lease`` in seconds keeps other readers from those that wait for so long; they stay in the queue. Of platforms that
+    have their certificates (``[FMSPC,...]``) nothing is kept that could be told.
     """
     await service.guard.require(request, Role.COLLATERAL_ADMIN)
     source = queries.first(request, "source") or QueueState.NEW.value
@@ -68,7 +70,7 @@ async def platforms(service: CollateralService, request: Request) -> Response:
         lease = dt.timedelta(seconds=queries.number(request, "lease", most=_MAX_LEASE))
         found = await asyncio.to_thread(service.queue.waiting, QueueState(source), lease=lease)
     else:
-        raise queries.wrong("source", "reg, reg_na or [FMSPC,...]", source)
+        raise queries.wrong("source", "reg or reg_na", source)
     body = json.dumps([each.as_dict() for each in found]).encode()
     return Response(body, headers={PLATFORM_COUNT: str(len(found))}, media_type=replies.JSON)
 
@@ -78,13 +80,14 @@ async def put_collateral(service: CollateralService, request: Request) -> Respon
     await service.guard.require(request, Role.COLLATERAL_ADMIN)
     body = await request.body()
     brought = await asyncio.to_thread(platformcollateral.parse, body, service.now())
-    taken = await asyncio.to_thread(service.take_in, brought)
-    return PlainTextResponse(f"{taken}\n")
+    return PlainTextResponse(f"{await service.take_in(brought)}\n")
 
 
 async def refresh(service: CollateralService, request: Request) -> Response:
-    """Renew every item that is held, or, with ``type=certs``, PCK certificates (of the FMSPCs in ``fmspc``)."""
+    """Renew every item that is held; PCK certificates (``type=certs``) are renewed when their platforms ask."""
     await service.guard.require(request, Role.COLLATERAL_ADMIN)
+    if queries.choice(request, "type", ("collateral", "certs"), default="collateral") == "certs":
+        return PlainTextResponse("PCK certificates are looked for again when their platforms ask.\n")
     return PlainTextResponse(f"{await service.renew()}\n")
 
 

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from kubenclave.errors import KubenclaveError, PlatformError
 from kubenclave.services.collateral import queries, replies
 from kubenclave.services.collateral.items import ROOT_CRL, Item, ItemKey, Kind, Tee
+from kubenclave.services.collateral.pckcert import pckcert_routes
 from kubenclave.services.collateral.service import CollateralService
 from kubenclave.services.collateral.sources.base import UnknownError
 from kubenclave.wire import pcs
@@ -35,11 +36,12 @@ def pcs_routes(service: CollateralService) -> list[Route]:
         (SGX_V3, Tee.SGX, _SGX),
         (TDX_V4, Tee.TDX, _TDX),
     )
-    return [
+    documents = [
         Route(f"{mount}/{path}", replies.answering(partial(endpoint, service, tee)), methods=["GET"])
         for mount, tee, endpoints in mounts
         for path, endpoint in endpoints.items()
     ]
+    return documents + pckcert_routes(service, SGX_V4) + pckcert_routes(service, SGX_V3)
 
 
 async def tcb(service: CollateralService, tee: Tee, request: Request) -> Response:

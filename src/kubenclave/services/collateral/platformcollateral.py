@@ -6,7 +6,7 @@ together by the tool: written compactly again they are what was signed, or their
 """
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
@@ -72,12 +72,17 @@ class _Body(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class PckOffer:
-    """PCK certificates of a platform, with the chain (CA, root) of either CA that was brought along, in PEM."""
+    """PCK certificates of a platform; ``issuer_chains`` are CA and root in PEM, by CA, as far as they came along."""
 
     qe_id: str = field(repr=False)
     pce_id: str
     entries: tuple[pcs.PckEntry, ...]
-    issuer_chains: tuple[bytes, ...] = field(repr=False)
+    issuer_chains: Mapping[str, bytes] = field(repr=False)
+
+    @property
+    def available(self) -> bool:
+        """Whether there is any certificate among them: Intel may have none (yet)."""
+        return any(entry.cert is not None for entry in self.entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ def parse(body: bytes, now: dt.datetime) -> PlatformCollateral:
     except (ValueError, RecursionError) as error:
         raise _malformed(str(error)) from None
     crls = tuple(_crls(given, now))
-    pck_chains = tuple(chain for ca in _CRLS.values() if (chain := _pck_chain(given, ca)))
+    pck_chains = {ca: chain for ca in _CRLS.values() if (chain := _pck_chain(given, ca))}
     return PlatformCollateral(
         (
             *([Offered(ROOT_CRL, pcs.crl_der(given.rootcacrl.encode()), b"", now)] if given.rootcacrl else []),

@@ -34,8 +34,8 @@ _STATUS: Final = {
     "collateral.withdrawn": 410,
     "collateral.stale": 503,
     "collateral.too-long": 502,
-    "pck-certs.unknown": 461,
-    "pck-certs.not-available": 462,
+    "pck.unknown-platform": 461,
+    "pck.not-available": 462,
     "pcs.parameter": 400,
     "limits.rate": 503,
 }
@@ -50,18 +50,18 @@ def answering(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except KubenclaveError as error:
-            return failure(error, method=request.method, accept=request.headers.get("accept", ""))
+            return failure(request, error)
 
     return answer
 
 
-def failure(error: KubenclaveError, *, method: str = "", accept: str = "") -> Response:
-    """Return the answer to a request that failed: one sentence, or a problem document where ``accept`` asks for one."""
-    status = status_of(error, method)
+def failure(request: Request, error: KubenclaveError) -> Response:
+    """Return the answer to a request that failed: one sentence, or a problem document where ``Accept`` asks for one."""
+    status = status_of(error, request.method)
     headers = {**problems.headers_of(error), ERROR_CODE: error.code, "Cache-Control": "no-store"}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(_pause(error))
-    if _wants_problem(accept):
+    if _wants_problem(request.headers.get("accept", "")):
         body = json.dumps(problems.document(error, status=status)).encode()
         return Response(body, status, headers, problems.CONTENT_TYPE)
     sentence = f"{error}; {error.hint}" if error.hint else str(error)

@@ -3,22 +3,29 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from kubenclave.dcap.anchor import TrustAnchor
-from kubenclave.errors import KubenclaveError, PlatformError
+from kubenclave.errors import KubenclaveError, PlatformError, TrustError
 from kubenclave.services.collateral.appraisal import AppraisalPolicies
+from kubenclave.services.collateral.assemble import read_leaf
 from kubenclave.services.collateral.cache import CollateralCache
+from kubenclave.services.collateral.ingest import check_pck_leaf
 from kubenclave.services.collateral.intake import Bundles, Offered, verified
-from kubenclave.services.collateral.items import ROOT_CRL, ItemKey
-from kubenclave.services.collateral.platformcollateral import PlatformCollateral
-from kubenclave.services.collateral.queue import PlatformQueue
+from kubenclave.services.collateral.items import ROOT_CRL, Item, ItemKey
+from kubenclave.services.collateral.pck import PckCerts
+from kubenclave.services.collateral.platformcollateral import PckOffer, PlatformCollateral
+from kubenclave.services.collateral.platforms import KnownPlatforms
+from kubenclave.services.collateral.queue import Platform, PlatformQueue
+from kubenclave.services.collateral.sources.base import PckAnswer, PckRequest
 from kubenclave.services.collateral.store import Store
 from kubenclave.services.web.guard import Guard
+from kubenclave.wire import pcs
 
-_AT_ONCE = 4
+_AT_ONCE: Final = 4
+_BROUGHT: Final = "platformcollateral"  # what status calls the source of what was brought
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +48,8 @@ class CollateralService:
     """All of it; made by ``create``. ``now`` returns the time in UTC."""
 
     cache: CollateralCache
+    platforms: KnownPlatforms
+    pck_certs: PckCerts
     queue: PlatformQueue
     policies: AppraisalPolicies
     bundles: Bundles
@@ -51,8 +60,11 @@ class CollateralService:
     def create(cls, cache: CollateralCache, guard: Guard, now: Callable[[], dt.datetime]) -> Self:
         """Put the service together around a cache, in the database of its store."""
         database = cache.store.database
+        platforms = KnownPlatforms(database, now)
         return cls(
             cache=cache,
+            platforms=platforms,
+            pck_certs=PckCerts(cache, platforms, now=now),
             queue=PlatformQueue(database, now),
             policies=AppraisalPolicies(database),
             bundles=Bundles(database, cache.store, cache.anchor),
@@ -70,19 +82,39 @@ class CollateralService:
         """What is held."""
         return self.cache.store
 
-    def take_in(self, brought: PlatformCollateral) -> Outcome:
-        """Verify and store what was brought: all of it, or nothing.
+    async def register(self, platform: Platform) -> bool:
+        """Queue a platform, and ask the sources for its certificates; tell whether they are here now.
+
+        What the sources answer is not the platform's concern: it is registered, and stands in the queue until somebody
+        brings the certificates. Raises PlatformError ``registration.full``.
+        """
+        await asyncio.to_thread(self.queue.add, platform)
+        try:
+            await self.pck_certs.answer(_request(platform))
+        except KubenclaveError as error:
+            if error.code == "pck.not-available":
+                await asyncio.to_thread(self.queue.not_available, platform.qe_id, platform.pce_id, error.code)
+            return False
+        await asyncio.to_thread(self.queue.done, [(platform.qe_id, platform.pce_id)])
+        return True
+
+    async def take_in(self, brought: PlatformCollateral) -> Outcome:
+        """Verify and store what was brought: all of it, or nothing. Platforms with certificates leave the queue.
 
         A revocation list without the chain of its issuer is judged by the chain that is held, and left out where there
         is none. Raises what ``intake.verified`` and ``Store.put`` raise.
         """
-        chained, left_out = self._chained(brought.chainless)
-        held = self.store.get(ROOT_CRL)
-        items = verified(
-            (*brought.offered, *chained), held, anchor=self.anchor, now=self.now(), source="platformcollateral"
-        )
-        self.store.put_all(items)
-        return Outcome(good=len(items), left_out=left_out)
+        chained, left_out = await asyncio.to_thread(self._chained, brought.chainless)
+        items = await asyncio.to_thread(self._verified, (*brought.offered, *chained))
+        answers = [(offer, self._answer(offer, items)) for offer in brought.pck_certs if offer.available]
+        await asyncio.to_thread(self.store.put_all, items)
+        for offer, answer in answers:
+            await self.pck_certs.put(offer.qe_id, bytes.fromhex(offer.pce_id), answer, _BROUGHT)
+        await asyncio.to_thread(self.queue.done, [(offer.qe_id, offer.pce_id) for offer, _ in answers])
+        for offer in brought.pck_certs:
+            if not offer.available:
+                await asyncio.to_thread(self.queue.not_available, offer.qe_id, offer.pce_id, pcs.NOT_AVAILABLE)
+        return Outcome(good=len(items) + len(answers), left_out=left_out)
 
     async def renew(self) -> Outcome:
         """Renew every item that is held. Raises PlatformError ``collateral.offline`` where there is no source.
@@ -117,6 +149,20 @@ class CollateralService:
         failures = tuple(each for each in results if each is not None)
         return Outcome(good=len(results) - len(failures), failures=failures)
 
+    def _verified(self, offered: Sequence[Offered]) -> list[Item]:
+        held = self.store.get(ROOT_CRL)
+        return verified(offered, held, anchor=self.anchor, now=self.now(), source=_BROUGHT)
+
+    def _answer(self, offer: PckOffer, items: Sequence[Item]) -> PckAnswer:
+        """Return a platform's certificates once each of them holds by the lists that come with it, or are held."""
+        fresh, chain = {item.key: item for item in items}, b""
+        for leaf in (entry.cert for entry in offer.entries if entry.cert is not None):
+            _, ca = read_leaf(leaf)
+            chain = offer.issuer_chains.get(ca.value, b"")
+            root_crl, pck_crl = (self._crl(key, fresh) for key in (ROOT_CRL, ItemKey.pck_crl(ca.value)))
+            check_pck_leaf(leaf, chain, anchor=self.anchor, now=self.now(), root_crl=root_crl, pck_crl=pck_crl)
+        return PckAnswer(offer.entries, chain)
+
     def _chained(self, chainless: Iterable[Offered]) -> tuple[list[Offered], tuple[str, ...]]:
         """Return lists with the chain that is held, and the names of those for which none is."""
         found, left_out = [], []
@@ -127,3 +173,28 @@ class CollateralService:
             else:
                 found.append(Offered(each.key, each.body, held.issuer_chain, each.fetched))
         return found, tuple(left_out)
+
+    def _crl(self, key: ItemKey, fresh: Mapping[ItemKey, Item]) -> Item:
+        """Return a revocation list that was brought along, or is held."""
+        found = fresh.get(key) or self.store.get(key)
+        if found is None:
+            raise TrustError(
+                "without the revocation lists nobody can tell whether a PCK certificate is good",
+                code="collateral.no-crl",
+                field=str(key),
+                hint="bring the list along",
+            )
+        return found
+
+
+def _request(platform: Platform) -> PckRequest:
+    """Return what to ask the sources: by the manifest where there is one, which tells the TCB as well."""
+    ppid = bytes.fromhex(platform.enc_ppid)
+    return PckRequest(
+        platform.qe_id,
+        bytes.fromhex(platform.pce_id),
+        bytes.fromhex(platform.cpu_svn),
+        bytes.fromhex(platform.pce_svn),
+        ppid if any(ppid) else None,
+        platform.manifest or None,
+    )
