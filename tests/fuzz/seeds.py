@@ -5,6 +5,7 @@ import json
 import struct
 from typing import Any, Final
 
+from kubenclave.dcap.azurepolicy import DEFAULT_POLICIES, claims_of
 from kubenclave.dcap.pckext import PckCa
 from kubenclave.errors import Finding
 from kubenclave.local import control
@@ -95,6 +96,31 @@ POLICY: Final[dict[str, Any]] = {
     "dangerously_accept_expired_collateral_days": 1,
 }
 _AB, _FF, _00 = "ab" * 32, "ff" * 16, "00" * 16
+AZURE_DOCUMENT: Final = '{"a":[{"b":1},{"b":[2,"c"]}],"d":{"e":null,"f":1.5}}'
+AZURE_CLAIMS: Final = claims_of({"x-ms-sgx-svn": 3, "x-ms-sgx-is-debuggable": False, "x-ms-runtime": AZURE_DOCUMENT})
+AZURE_POLICIES: Final = [
+    *(text.encode() for text in DEFAULT_POLICIES.values()),
+    b"""version=1.2; // all there is
+    configurationrules{ => issueproperty(type="x-ms-sgx-tcbidentifier", value="17"); };
+    authorizationrules{
+      [type=="$svn", value>=3, valueType=="Integer"] && ![type=="bad", issuer!="AttestationPolicy"] => permit();
+      a:[type=="x-ms-sgx-svn"] && b:[type=="$svn", value==a.value] => add(type="inner", value=b.value);
+      [type=="x-ms-sgx-is-debuggable", value==true] => deny();
+    };
+    issuancerules{
+      c:[type=="x-ms-runtime"] => add(type="b", value=JsonToClaimValue(JmesPath(c.value, "a[0].b")));
+      b:[type=="b"] => issue(type="only", value=NegateBool(ContainsOnlyValue(b.value, -1)));
+      b:[type=="b"] && i:[type=="inner"] => issue(type="subset", value=IsSubsetOf(b.value, i.value));
+      i:[type=="inner"] => issue(claim=i);
+      => issue(type="text", value=AppendString("a\\\\", "\\"b"));
+    };""",
+]
+AZURE_QUERIES: Final = [
+    b"a[?b == `1`].b | [0]",
+    b"join('-', [d.e || 'x', to_string(a)])",
+    b"{x: a[*].b[], y: sort_by(a, &to_string(b))[::-1], z: !d}",
+    b"max_by(a, &length(to_string(b))).b",
+]
 POLICY_TOML: Final = f"""version = 1
 tcb_statuses = ["UpToDate"]
 report_data = "00"

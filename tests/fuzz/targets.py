@@ -18,6 +18,9 @@ from cryptography import x509
 from kubenclave.cluster.admission import Site, admit
 from kubenclave.cluster.webhook.review import Outcome, answer
 from kubenclave.dcap.anchor import TrustAnchor
+from kubenclave.dcap.azurepolicy import is_reserved, parse
+from kubenclave.dcap.azurepolicy.functions import call
+from kubenclave.dcap.azurepolicy.work import EvaluationFailedError, Work
 from kubenclave.dcap.collateral import Collateral, load_json
 from kubenclave.dcap.documents import EnclaveIdentity, TcbInfo
 from kubenclave.dcap.pckext import PckCa, PckExtension
@@ -221,6 +224,22 @@ def _use(policy: Policy) -> None:
     assert policy.grace.days >= 0
 
 
+def azure_policy(data: bytes) -> None:
+    """A policy decides, always the same; what it issues is JSON and no name of the service's."""
+    policy = parse(data.decode(errors="replace"))
+    evaluation = policy.evaluate(seeds.AZURE_CLAIMS)
+    assert evaluation == policy.evaluate(seeds.AZURE_CLAIMS)
+    assert evaluation.permitted or not evaluation.issued
+    assert not any(is_reserved(name) for name in evaluation.issued)
+    assert json.dumps(evaluation.issued).encode()
+
+
+def azure_query(data: bytes) -> None:
+    """A query comes to JSON or fails; it never takes more than its share of work."""
+    (found,) = call("JmesPath", ((seeds.AZURE_DOCUMENT,), (data.decode(errors="replace"),)), Work(20_000))
+    assert json.loads(str(found)) is not NotImplemented
+
+
 def pck_extension(data: bytes) -> None:
     """An extension is one CA's or the other's, never both."""
     try:
@@ -343,6 +362,8 @@ TARGETS: Final[dict[str, Target]] = {
     "qe-identity": Target(qe_identity, [seeds.EVIDENCE.collateral.qe_identity, *seeds.shared_documents("qe_identity")]),
     "policy-json": Target(policy_json, [json.dumps(seeds.POLICY).encode()]),
     "policy-toml": Target(policy_toml, [seeds.POLICY_TOML.encode()]),
+    "azure-policy": Target(azure_policy, seeds.AZURE_POLICIES),
+    "azure-query": Target(azure_query, seeds.AZURE_QUERIES, (EvaluationFailedError,)),
     "pck-extension": Target(pck_extension, seeds.PCK_EXTENSIONS),
     "verify": Target(verify, [seeds.EVIDENCE.quote], (FormatError, VerificationError)),
     "verify-collateral": Target(verify_collateral, [_COLLATERAL], (FormatError, VerificationError)),

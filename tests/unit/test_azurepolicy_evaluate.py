@@ -223,6 +223,8 @@ def test_functions(expression, expected):
         ('JsonToClaimValue("[' + ",".join(map(str, range(1025))) + ']")', "1024"),
         ('AppendString("a", 1)', "String"),
         ('AppendString(JsonToClaimValue("null"), "a")', "one value"),
+        (r'JsonToClaimValue("\"\\ud800\"")', "surrogate"),
+        (r'JmesPath("[\"\\ud800\"]", "@")', "surrogate"),
         ('NegateBool("true")', "Boolean"),
         ('NegateBool(JsonToClaimValue("[true, false]"))', "one value"),
         ('ContainsOnlyValue(1, JsonToClaimValue("[1, 2]"))', "one value"),

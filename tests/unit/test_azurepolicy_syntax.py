@@ -172,6 +172,10 @@ def test_names_of_the_service_are_its_own(verb, name):
     assert (error.code, error.found) == ("azure-policy.reserved", name)
 
 
+def test_a_lone_surrogate_is_no_text():
+    assert refused("version=1.0; // \ud800").field == "line 1, column 17"
+
+
 def test_bounds():
     one = '[type=="a"]'
     parse(rules(" && ".join([one] * MAX_CONDITIONS) + "=>permit();"))

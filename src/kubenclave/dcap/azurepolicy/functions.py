@@ -5,6 +5,7 @@ A set is a tuple without repeats; one value is a set of one, JSON's null the emp
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from kubenclave.errors import FormatError
 
 Values = tuple[Scalar, ...]
 MAX_TEXT: Final = 64 << 10  # characters of a value that a function makes
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 MAX_VALUES: Final = 1024  # of a set that a function makes
 
 
@@ -47,6 +49,8 @@ def _text(values: Values, function: str) -> str:
 def _made(text: str) -> Values:
     if len(text) > MAX_TEXT:
         raise EvaluationFailedError(f"a value would have {len(text)} characters, more than {MAX_TEXT}")
+    if _SURROGATE.search(text):  # JSON can spell it, and no token could be written
+        raise EvaluationFailedError("a value would hold a lone surrogate")
     return (text,)
 
 
@@ -78,7 +82,9 @@ def _json_to_claim_value(work: Work, document: Values) -> Values:
 
 
 def _value(found: Any) -> Scalar:
-    if isinstance(found, str | bool) or is_integer(found):
+    if isinstance(found, str):
+        return single(_made(found), "JsonToClaimValue")
+    if isinstance(found, bool) or is_integer(found):
         value: Scalar = found
         return value
     kind = {float: "a fraction", int: "an integer beyond 64 bits", dict: "an object"}.get(type(found), "a nested array")

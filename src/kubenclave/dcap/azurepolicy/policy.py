@@ -12,7 +12,7 @@ from kubenclave.dcap.azurepolicy.claims import Claim
 from kubenclave.dcap.azurepolicy.evaluate import Run
 from kubenclave.dcap.azurepolicy.functions import Values
 from kubenclave.dcap.azurepolicy.lexer import MAX_SIZE
-from kubenclave.dcap.azurepolicy.places import place
+from kubenclave.dcap.azurepolicy.places import place, refusal
 from kubenclave.dcap.azurepolicy.syntax import Parser
 from kubenclave.dcap.azurepolicy.tree import Rule, Tree
 from kubenclave.dcap.azurepolicy.work import EvaluationFailedError
@@ -94,10 +94,16 @@ class AzurePolicy:
 
 def parse(text: str) -> AzurePolicy:
     """Read a policy. Raises FormatError (codes ``azure-policy.*``), the field naming line and column."""
-    size = len(text.encode("utf-8", "surrogatepass"))
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise refusal(text, error.start, "not Unicode text", found="a lone surrogate") from None
     if size > MAX_SIZE:
         raise FormatError(
-            "the policy is too long", code="azure-policy.limit", expected=f"{MAX_SIZE} bytes at most", found=f"{size}"
+            "the policy is too long",
+            code="azure-policy.limit",
+            expected=f"{MAX_SIZE} bytes at most",
+            found=f"{size} bytes",
         )
     tree = Parser(text).tree()
     check(text, tree)
@@ -106,7 +112,7 @@ def parse(text: str) -> AzurePolicy:
 
 def azure_policy_digest(text: str) -> bytes:
     """Return what ``x-ms-policy-hash`` says of a policy: SHA-256 of the ASCII of base64url of its text, 32 bytes."""
-    encoded = base64.urlsafe_b64encode(text.encode("utf-8", "surrogatepass")).rstrip(b"=")
+    encoded = base64.urlsafe_b64encode(text.encode()).rstrip(b"=")
     return hashlib.sha256(encoded).digest()
 
 

@@ -122,7 +122,7 @@ def read_policy(text: str, format: PolicyFormat) -> Policy | AzurePolicy:  # noq
     """
     if format is PolicyFormat.AZURE:
         return parse(text)
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_SIZE:
+    if len(text.encode("utf-8", "replace")) > MAX_SIZE:
         raise FormatError("the policy is too long", code="policy.malformed", expected=f"{MAX_SIZE} bytes at most")
     return Policy.from_json(text) if text.lstrip().startswith("{") else Policy.from_toml(text)
 
