@@ -127,7 +127,7 @@ def test_what_is_no_head_is_refused(note):
     ],
 )
 def test_what_is_no_key_is_refused(text):
-    assert refusal(FormatError, LogKey.parse, text) == "checkpoint.key"
+    assert refusal(FormatError, LogKey.parse, text) == "checkpoint.bad-key"
 
 
 def test_a_receipt_is_read_back_and_holds():

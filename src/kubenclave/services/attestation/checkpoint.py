@@ -33,7 +33,7 @@ _NAME: Final = re.compile(r"[^\s+]{1,255}")
 class LogKey:
     """Name and public key (32 bytes, Ed25519) of a log.
 
-    Raises FormatError ``checkpoint.key`` for a name that signed-note does not allow.
+    Raises FormatError ``checkpoint.bad-key`` for a name that signed-note does not allow.
     """
 
     name: str
@@ -45,7 +45,7 @@ class LogKey:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a verifier key: ``<name>+<key id>+<base64>``. Raises FormatError ``checkpoint.key``."""
+        """Read a verifier key: ``<name>+<key id>+<base64>``. Raises FormatError ``checkpoint.bad-key``."""
         name, _, rest = text.strip().partition("+")
         key_id, _, encoded = rest.partition("+")
         try:
@@ -194,7 +194,7 @@ def _hash(text: str) -> bytes:
 def _bad_key(found: str) -> FormatError:
     return FormatError(
         "not the verifier key of a log",
-        code="checkpoint.key",
+        code="checkpoint.bad-key",
         expected="<name>+<8 hex digits>+<base64 of 0x01 and the Ed25519 key>",
         found=repr(found[:120]),
         hint="`kubenclave attest log head --url URL` shows the key of a service",

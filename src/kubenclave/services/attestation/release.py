@@ -124,7 +124,7 @@ def release_findings(secret: SecretInfo, judgement: Judgement) -> list[Finding]:
 def recipient(jwk: Mapping[str, Any]) -> ECKey | RSAKey:
     """Return the public key of a JWK to encrypt to: EC on P-256, P-384 or P-521, or RSA of 2048 bits or more.
 
-    Raises FormatError ``release.key``. A private key is refused as well: it is no secret any more.
+    Raises FormatError ``release.bad-key``. A private key is refused as well: it is no secret any more.
     """
     if _PRIVATE & jwk.keys():
         raise _bad_key("a private key: make another one, this one has been seen")
@@ -151,7 +151,7 @@ def wrap(value: bytes, key: ECKey | RSAKey) -> str:
 def _bad_key(found: str) -> FormatError:
     return FormatError(
         "no secret can be encrypted to this key",
-        code="release.key",
+        code="release.bad-key",
         field="key",
         expected=f"a public JWK: EC on {', '.join(_CURVES)}, or RSA of {_RSA_BITS[0]} to {_RSA_BITS[1]} bits",
         found=found,
