@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The attestation service as a web application: all APIs of one service, under the path of its issuer's URL."""
 
+from collections.abc import Mapping
+from http import HTTPStatus
+
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -10,9 +13,11 @@ from starlette.routing import BaseRoute, Mount
 
 from kubenclave.errors import KubenclaveError, PlatformError, UsageError
 from kubenclave.services.attestation.azure import azure_routes
+from kubenclave.services.attestation.azure_http import error_response, is_azure_path
 from kubenclave.services.attestation.key_routes import key_routes
 from kubenclave.services.attestation.log_routes import log_routes
 from kubenclave.services.attestation.native import native_routes
+from kubenclave.services.attestation.openapi import openapi_route
 from kubenclave.services.attestation.policy_routes import policy_routes
 from kubenclave.services.attestation.release_routes import release_routes
 from kubenclave.services.attestation.service import AttestationService
@@ -25,9 +30,14 @@ def attestation_app(service: AttestationService) -> Starlette:
     """Return the application; limits, log and metrics are for whoever serves it (``services.web``)."""
     routes = attestation_routes(service)
     path = service.settings.path
+    failures = _Failures(path)
     return Starlette(
         routes=[Mount(path, routes=routes)] if path else routes,
-        exception_handlers={KubenclaveError: _refused, HTTPException: _no_route, Exception: _failed},
+        exception_handlers={
+            KubenclaveError: failures.refused,
+            HTTPException: failures.no_route,
+            Exception: failures.failed,
+        },
     )
 
 
@@ -35,6 +45,7 @@ def attestation_routes(service: AttestationService) -> list[BaseRoute]:
     """Return the routes of all APIs."""
     return [
         *native_routes(service),
+        openapi_route(service),
         *policy_routes(service),
         *key_routes(service),
         *log_routes(service),
@@ -43,22 +54,32 @@ def attestation_routes(service: AttestationService) -> list[BaseRoute]:
     ]
 
 
-async def _refused(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, KubenclaveError)
-    return problems.problem(error)
+class _Failures:
+    """Answers for what no route has answered, in the shape of the API whose path was asked for."""
 
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
 
-async def _no_route(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    refusal = UsageError(
-        "no such route" if error.status_code == 404 else "the route does not take this method",
-        code="request.no-route" if error.status_code == 404 else "request.method",
-        hint="GET /v1/openapi.json lists all routes",
-    )
-    return problems.problem(refusal, headers=error.headers)
+    async def refused(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, KubenclaveError)
+        return self._answer(request, error)
 
+    async def no_route(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        missing = error.status_code == HTTPStatus.NOT_FOUND
+        refusal = UsageError(
+            "no such route" if missing else "the route does not take this method",
+            code="request.no-route" if missing else "request.method",
+            hint="GET /v1/openapi.json lists all routes",
+        )
+        return self._answer(request, refusal, error.headers)
 
-async def _failed(_request: Request, error: Exception) -> Response:
-    """Answer for a fault of ours without a word of what it was: that is for the log."""
-    _log.error("request.failed", error=type(error).__name__)
-    return problems.problem(PlatformError("the service failed", code="request.failed"))
+    async def failed(self, request: Request, error: Exception) -> Response:
+        """Answer for a fault of ours without a word of what it was: that is for the log."""
+        _log.error("request.failed", error=type(error).__name__)
+        return self._answer(request, PlatformError("the service failed", code="request.failed"))
+
+    def _answer(self, request: Request, error: KubenclaveError, headers: Mapping[str, str] | None = None) -> Response:
+        if is_azure_path(request.scope["path"].removeprefix(self._prefix)):
+            return error_response(error, headers)
+        return problems.problem(error, headers=headers)
