@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from kubenclave.cluster.serving import Server, listen
+from kubenclave.serving import Server, listen
 from tests.chart import NAMESPACE
 
 PODS, PAGE, NODES = 20_000, 500, 1_000

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from kubenclave import Collateral, verify_quote
-from kubenclave.cluster import serving
+from kubenclave import Collateral, serving, verify_quote
 from kubenclave.cluster.api import CONFIG_MAPS, CONFLICT, EXISTS, FORBIDDEN, NOT_FOUND, SECRETS, TOKEN_REVIEWS
 from kubenclave.cluster.issuer.authority import Authority
 from kubenclave.cluster.issuer.daemon import Service

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from kubenclave.cluster.serving import MAX_CONNECTIONS, Bodies, listen, server, status_of
 from kubenclave.errors import KubenclaveError
+from kubenclave.serving import MAX_CONNECTIONS, Bodies, listen, server, status_of
 
 
 def request(*pieces, ends=True):

@@ -8,7 +8,7 @@ from typing import Any, Final, Never
 
 import structlog
 
-from kubenclave.cluster import serving
+from kubenclave import serving
 from kubenclave.cluster.admission.table import CAPACITY_CONFIG, LARGEST_KEY
 from kubenclave.cluster.api import CONFIG_MAPS, NODES, PODS, ClusterApi, Event, Kind, Listing, follow
 from kubenclave.cluster.exporter.figures import Figures

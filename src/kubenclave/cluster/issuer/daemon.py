@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from kubenclave.cluster import serving
+from kubenclave import serving
 from kubenclave.cluster.api import ClusterApi
 from kubenclave.cluster.issuer.authority import Authority
 from kubenclave.cluster.issuer.store import Store

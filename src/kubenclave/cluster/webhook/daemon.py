@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from kubenclave.cluster import serving
+from kubenclave import serving
 from kubenclave.cluster.admission import Site
 from kubenclave.cluster.api import ClusterApi
 from kubenclave.cluster.webhook.certificates import Credentials, Lifetimes

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from kubenclave.cluster import serving
+from kubenclave import serving
 from kubenclave.cluster.admission import Site
 from kubenclave.cluster.webhook.review import answer
 from kubenclave.errors import KubenclaveError
