@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules over claims. One run holds the claims so far; it is made anew for every evaluation."""
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter, ge, gt, le, lt
+from typing import Any, Final
 
 from kubenclave.dcap.azurepolicy.claims import Claim, ClaimIssuer, Scalar, is_reserved, same, value_type_of
 from kubenclave.dcap.azurepolicy.functions import Values, call, distinct
@@ -10,6 +11,13 @@ from kubenclave.dcap.azurepolicy.tree import Access, Action, Condition, Expressi
 from kubenclave.dcap.azurepolicy.work import EvaluationFailedError, Work
 
 MAX_CLAIMS: Final = 4096  # that rules may work on
+_MEMBERS: Final[dict[str, Callable[[Claim], Scalar]]] = {
+    "type": attrgetter("type"),
+    "value": attrgetter("value"),
+    "valueType": attrgetter("value_type"),
+    "issuer": attrgetter("issuer.value"),
+}
+_ORDERS: Final[dict[str, Callable[[Any, Any], bool]]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
 
 
 class Run:
@@ -39,27 +47,16 @@ class Run:
 
     def _passing(self, condition: Condition, found: dict[str, tuple[Claim, ...]]) -> tuple[Claim, ...]:
         tests = [(test, self._values(test.operand, found)) for test in condition.tests]
-        self._work.spend(len(self._claims))
-        return tuple(claim for _, claim in self._claims if all(self._passes(claim, *each) for each in tests))
-
-    def _passes(self, claim: Claim, test: Test, wanted: Values) -> bool:
-        """Whether a claim passes; of several values ``==`` wants one of them, and ``!=`` none."""
-        self._work.spend(len(wanted))
-        value = _member(claim, test.member)
-        if not wanted:
-            raise EvaluationFailedError("a condition compares with an empty value")
-        if test.operator in ("==", "!="):
-            return any(same(value, each) for each in wanted) is (test.operator == "==")
-        limit = wanted[0]
-        if len(wanted) > 1 or value_type_of(limit) != "Integer":
-            raise EvaluationFailedError(f"{test.operator} compares with one integer")
-        return value_type_of(value) == "Integer" and _ordered(int(value), test.operator, int(limit))
+        for test, wanted in tests:
+            _check_comparable(test, wanted)
+        self._work.spend(len(self._claims) * sum(len(wanted) for _, wanted in tests))
+        return tuple(claim for _, claim in self._claims if all(_passes(claim, *each) for each in tests))
 
     def _values(self, expression: Expression, found: dict[str, tuple[Claim, ...]]) -> Values:
         if isinstance(expression, Literal):
             return (expression.value,)
         if isinstance(expression, Access):
-            return distinct([_member(claim, expression.member) for claim in found[expression.name]])
+            return distinct([_MEMBERS[expression.member](claim) for claim in found[expression.name]])
         arguments = [self._values(argument, found) for argument in expression.arguments]
         return call(expression.function, arguments, self._work)
 
@@ -93,9 +90,16 @@ def _put(kept: dict[str, Values], claim: Claim) -> None:
     kept[claim.type] = distinct([*kept.get(claim.type, ()), claim.value])
 
 
-def _member(claim: Claim, name: str) -> Scalar:
-    return {"type": claim.type, "value": claim.value, "valueType": claim.value_type, "issuer": claim.issuer.value}[name]
+def _check_comparable(test: Test, wanted: Values) -> None:
+    if not wanted:
+        raise EvaluationFailedError("a condition compares with an empty value")
+    if test.operator in _ORDERS and (len(wanted) > 1 or value_type_of(wanted[0]) != "Integer"):
+        raise EvaluationFailedError(f"{test.operator} compares with one integer")
 
 
-def _ordered(value: int, operator: str, limit: int) -> bool:
-    return {"<": value < limit, "<=": value <= limit, ">": value > limit, ">=": value >= limit}[operator]
+def _passes(claim: Claim, test: Test, wanted: Values) -> bool:
+    """Whether a claim passes; of several values ``==`` wants one of them, and ``!=`` none."""
+    value = _MEMBERS[test.member](claim)
+    if order := _ORDERS.get(test.operator):
+        return value_type_of(value) == "Integer" and bool(order(value, wanted[0]))
+    return any(same(value, each) for each in wanted) is (test.operator == "==")
