@@ -31,6 +31,7 @@ NOUNS: Final = {
     "quote": "Get, show and verify quotes.",
     "collateral": "Show collateral and how long it is good.",
     "policy": "Check and test appraisal policies.",
+    "attest": "Run the attestation service; read and check tokens.",
     "node": "Run the daemons of a node: agent, quote-helper.",
     "cluster": "Run and print what a cluster needs once: policies, webhook, exporter.",
     "sim": "Run and use the SIMULATED SGX platform.",

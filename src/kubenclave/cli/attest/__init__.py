@@ -9,6 +9,8 @@ from kubenclave.cli import kit
 from kubenclave.cli.lazy import LazyGroup
 
 COMMANDS: Final = {
+    "serve": "Run the attestation service, alone or with the collateral service.",
+    "credential": "Say who may do what.",
     "token": "Read and check tokens.",
     "keys": "Show, rotate, import and revoke the service's signing keys.",
 }

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of the commands that serve over HTTP, and of where they get collateral: alike for all services."""
+
+import functools
+import ipaddress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from kubenclave.cli import evidence, kit
+from kubenclave.errors import UsageError
+
+if TYPE_CHECKING:
+    from kubenclave.services.collateral.sources.base import Source
+    from kubenclave.services.web.limits import Rate
+    from kubenclave.services.web.server import Front
+    from kubenclave.serving import Listening
+
+KINDS: Final = ("intel", "thim", "pccs", "simulated")
+_FILE: Final = click.Path(path_type=Path)
+
+
+class Address(click.ParamType[tuple[str, int]]):
+    """A host and a port as ``HOST:PORT``, ``[V6]:PORT`` or ``:PORT`` for all addresses; port 0 is any free one."""
+
+    name = "HOST:PORT"
+
+    def convert(
+        self, value: str | tuple[str, int], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        """Return the pair; fails as click wants it."""
+        if isinstance(value, tuple):
+            return value
+        host, colon, port = value.rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            self.fail(f"{value!r} is no HOST:PORT", param, ctx)
+        return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+class SourceName(click.ParamType[tuple[str, str]]):
+    """A source of collateral: ``intel``, ``thim``, ``pccs=URL``, ``simulated=PATH``."""
+
+    name = "SOURCE"
+
+    def convert(
+        self, value: str | tuple[str, str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Return kind and place; fails as click wants it."""
+        if isinstance(value, tuple):
+            return value
+        kind, _, place = value.partition("=")
+        if kind not in KINDS or (kind in {"pccs", "simulated"}) is not bool(place):
+            self.fail(f"{value!r} is no source: intel, thim, pccs=URL or simulated=PATH", param, ctx)
+        return kind, place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """How a command was told to serve."""
+
+    address: tuple[str, int]
+    health: tuple[str, int] | None
+    tls_cert: Path | None
+    tls_key: Path | None
+    client_ca: Path | None
+    workers: int
+    rate: float
+    burst: int
+    drain: float
+    log_addresses: bool
+    dangerously_plain_http: bool
+
+    def check(self) -> None:
+        """Raise UsageError for TLS in half, and for plain HTTP where others could listen in."""
+        if (self.tls_cert is None) is not (self.tls_key is None):
+            raise UsageError("--tls-cert and --tls-key belong together", code="cli.misuse")
+        if self.client_ca is not None and self.tls_cert is None:
+            raise UsageError("--client-ca needs --tls-cert and --tls-key", code="cli.misuse")
+        if self.tls_cert is None and not self.dangerously_plain_http and not _is_loopback(self.address[0]):
+            raise UsageError(
+                "plain HTTP is for this machine alone",
+                code="cli.plain-http",
+                field="--listen",
+                expected="an address of the loopback interface, or TLS",
+                found=self.address[0] or "all addresses",
+                hint="give --tls-cert and --tls-key; --dangerously-plain-http where something in front does TLS",
+            )
+
+    @property
+    def scheme(self) -> str:
+        """What URLs of this service begin with."""
+        return "http" if self.tls_cert is None else "https"
+
+    def front(self, listening: "Listening", bodies: "dict[str, int]", body: int) -> "Front":
+        """Return what a service puts in front. Raises PlatformError for files and ports that cannot be used."""
+        from kubenclave.services.web.limits import Bounds
+        from kubenclave.services.web.server import Front, listen
+        from kubenclave.services.web.tls import Tls
+
+        tls = None
+        if self.tls_cert is not None and self.tls_key is not None:
+            tls = Tls(self.tls_cert, self.tls_key, self.client_ca)
+        return Front(
+            listening=listening,
+            health=None if self.health is None else listen(*self.health),
+            tls=tls,
+            bounds=Bounds(rate=self.per_client, bodies=bodies, body=body),
+            workers=self.workers,
+            drain=self.drain,
+            addresses=self.log_addresses,
+        )
+
+    @property
+    def per_client(self) -> "Rate":
+        """How often one address, and one credential, may ask each worker."""
+        from kubenclave.services.web.limits import Rate
+
+        return Rate(self.rate, self.burst)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def network_options(*, port: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options that say how it serves, and hand them to it as ``network``."""
+    options = (
+        click.option(
+            "--listen",
+            "address",
+            type=Address(),
+            default=f"127.0.0.1:{port}",
+            show_default=True,
+            help="Where to serve; :PORT is all addresses, port 0 any free one.",
+        ),
+        click.option("--health", type=Address(), help="Serve /healthz, /readyz and /metrics here, over plain HTTP."),
+        click.option(
+            "--tls-cert", type=_FILE, metavar="FILE", help="Certificate and its chain, PEM; read when renewed."
+        ),
+        click.option("--tls-key", type=_FILE, metavar="FILE", help="Its key, PEM."),
+        click.option("--client-ca", type=_FILE, metavar="FILE", help="CA of client certificates, PEM."),
+        click.option(
+            "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that serve."
+        ),
+        click.option(
+            "--rate",
+            type=click.FloatRange(min=0),
+            default=0,
+            show_default=True,
+            help="Requests a second of one address or credential, in each worker; 0 for any number.",
+        ),
+        click.option(
+            "--burst",
+            type=click.IntRange(min=1),
+            default=50,
+            show_default=True,
+            help="Requests at once, after a pause; with --rate.",
+        ),
+        click.option(
+            "--drain",
+            type=click.FloatRange(0, 300),
+            default=0,
+            show_default=True,
+            help="Seconds of serving on at the end, while /readyz says no.",
+        ),
+        click.option("--log-addresses", is_flag=True, help="Write addresses of clients into the log."),
+        click.option("--dangerously-plain-http", is_flag=True, help="Plain HTTP on other addresses than loopback."),
+    )
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        names = tuple(Network.__dataclass_fields__)
+
+        @functools.wraps(function)
+        def command(**given: Any) -> None:
+            network = Network(**{name: given.pop(name) for name in names})
+            network.check()
+            function(network=network, **given)
+
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """Whose evidence and collateral counts: ``root`` in DER, None for Intel's; ``sources`` as given."""
+
+    root: bytes | None
+    sources: Sequence[tuple[str, str]]
+
+    def make(self) -> "list[Source]":
+        """Return the sources, in the order in which they are asked. Raises UsageError for a URL that is none."""
+        return [_source(kind, place) for kind, place in self.sources]
+
+
+def trust_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say whom to trust and ask, and hand them to it as ``trust``."""
+
+    @click.option(
+        "--source",
+        "sources",
+        type=SourceName(),
+        multiple=True,
+        help="Where collateral comes from: intel, thim, pccs=URL, simulated=PATH; repeatable, in order.",
+    )
+    @click.option(
+        "--simulated-state",
+        type=_FILE,
+        metavar="DIR",
+        help="State of a SIMULATED platform: its root instead of Intel's, and its collateral.",
+    )
+    @evidence.root_option
+    @functools.wraps(function)
+    def command(
+        *,
+        sources: tuple[tuple[str, str], ...],
+        simulated_state: Path | None,
+        root_path: str | None,
+        **others: Any,
+    ) -> None:
+        function(trust=_trust(sources, simulated_state, root_path), **others)
+
+    return command
+
+
+def _trust(sources: Sequence[tuple[str, str]], simulated_state: Path | None, root_path: str | None) -> Trust:
+    if simulated_state is not None and root_path is not None:
+        raise UsageError("--simulated-state and --root both name a root", code="cli.misuse", hint="give one of them")
+    if simulated_state is not None:
+        from kubenclave.platform.simulated.provisioning import provisioning_of
+        from kubenclave.platform.simulated.state import PlatformState
+
+        root = provisioning_of(PlatformState.load(simulated_state), simulated_state).root_der
+        return Trust(root=root, sources=sources or [("simulated", str(simulated_state))])
+    if root_path is None:
+        return Trust(root=None, sources=sources or [("intel", "")])
+    if not sources:
+        raise UsageError(
+            "nobody was named who has collateral of this root",
+            code="cli.misuse",
+            hint="give --source pccs=URL, or another",
+        )
+    return Trust(root=evidence.load_root(root_path), sources=sources)
+
+
+def _source(kind: str, place: str) -> "Source":
+    import datetime as dt
+
+    from kubenclave.services.collateral.sources.intel import IntelSource
+    from kubenclave.services.collateral.sources.pccs import PccsSource
+    from kubenclave.services.collateral.sources.simulated import SimulatedSource
+    from kubenclave.services.collateral.sources.thim import ThimSource
+
+    if kind == "simulated":
+        return SimulatedSource(Path(place), now=lambda: dt.datetime.now(dt.UTC))
+    if kind == "pccs":
+        return PccsSource(f"pccs={place}", url=place)
+    return ThimSource() if kind == "thim" else IntelSource()
+
+
+def warn_simulated(*, simulated: bool) -> None:
+    """Say what nobody should overlook."""
+    if simulated:
+        kit.warn("SIMULATED root: what this service says proves nothing about hardware")

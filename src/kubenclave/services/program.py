@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one worker of a service is made of: the attestation service, the collateral service, or both in one process.
+
+An attestation service has a cache of collateral of its own either way; ``serve_collateral`` says whether others may
+read it.
+"""
+
+import datetime as dt
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.types import ASGIApp
+
+from kubenclave.dcap.anchor import TrustAnchor
+from kubenclave.dcap.collateral import Collateral
+from kubenclave.errors import KubenclaveError, PlatformError, UsageError
+from kubenclave.services.attestation.app import attestation_app
+from kubenclave.services.attestation.azure_http import error_response, is_azure_path
+from kubenclave.services.attestation.service import AttestationService
+from kubenclave.services.attestation.settings import Settings
+from kubenclave.services.collateral.app import BODIES, PREFIXES, collateral_routes
+from kubenclave.services.collateral.assemble import collateral_for
+from kubenclave.services.collateral.cache import CacheSettings, CollateralCache
+from kubenclave.services.collateral.items import STANDARD, Tee
+from kubenclave.services.collateral.replies import failure
+from kubenclave.services.collateral.service import CollateralService
+from kubenclave.services.collateral.sources.base import Source
+from kubenclave.services.collateral.store import Store
+from kubenclave.services.database import Database
+from kubenclave.services.figures import attestation_figures, collateral_figures, count_verdicts
+from kubenclave.services.web.credentials import Credentials, Role
+from kubenclave.services.web.guard import Guard
+from kubenclave.services.web.lease import Lease
+from kubenclave.services.web.limits import Buckets, Rate
+from kubenclave.services.web.problems import problem
+from kubenclave.services.web.server import Parts
+from kubenclave.wire.metrics import Metrics
+
+DATABASE: Final = "collateral.db"
+MAX_BODIES: Final = BODIES
+"""Bytes of a body by path, where they are more than elsewhere."""
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollateralOptions:
+    """Where collateral comes from, and how it is kept. ``sources`` is called in each worker."""
+
+    sources: Callable[[], list[Source]]
+    cache: CacheSettings
+    update: str = STANDARD
+
+
+@dataclass(frozen=True, slots=True)
+class CachedCollateral:
+    """The provider of verdicts: the cache of this process."""
+
+    cache: CollateralCache
+    update: str
+
+    async def collateral(self, tee: Tee, fmspc: str, ca: str) -> Collateral:
+        """Return the collateral of the platforms of an FMSPC under a CA, from the cache or its sources."""
+        return await collateral_for(self.cache.get, tee=tee, fmspc=fmspc, ca=ca, update=self.update)
+
+
+def attestation_parts(
+    settings: Settings,
+    options: CollateralOptions,
+    metrics: Metrics,
+    *,
+    rate: Rate,
+    serve_collateral: bool,
+) -> Parts:
+    """Return an attestation service, with the routes of the collateral service where wanted.
+
+    ``rate`` is for each credential. Raises UsageError, PlatformError.
+    """
+    settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    cache, database = _cache(settings.state, settings.anchor, options)
+    try:
+        service = AttestationService.create(settings, CachedCollateral(cache, options.update), _now)
+    except BaseException:
+        database.close()
+        raise
+    anybody = [Role.ATTEST] if settings.open else []
+    service.guard = Guard(service.credentials, anybody=anybody, buckets=Buckets(rate, time.monotonic))
+    collateral = CollateralService.create(cache, service.guard, _now)
+    count_verdicts(service, metrics)
+    app: ASGIApp = attestation_app(service)
+    if serve_collateral:
+        app = Starlette(routes=[*collateral_routes(collateral), Mount("", app=app)])
+
+    def figures() -> bytes:
+        told = Metrics()
+        attestation_figures(service, told)
+        collateral_figures(collateral, told)
+        return told.render()
+
+    async def close() -> None:
+        await cache.close()
+        service.close()
+        database.close()
+
+    return Parts(
+        app=app,
+        answer=lambda request, error: _answer(request, error, settings.path),
+        figures=figures,
+        background=_endless(cache),
+        lease=Lease(service.database, "background", _now),
+        close=close,
+    )
+
+
+def collateral_parts(state: Path, anchor: TrustAnchor, options: CollateralOptions, *, rate: Rate) -> Parts:
+    """Return a collateral service that runs by itself; credentials are in its own database. Raises PlatformError."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    cache, database = _cache(state, anchor, options)
+    guard = Guard(Credentials(database, _now), buckets=Buckets(rate, time.monotonic))
+    service = CollateralService.create(cache, guard, _now)
+    handlers = {KubenclaveError: _failed, HTTPException: _failed, Exception: _failed}
+
+    def figures() -> bytes:
+        told = Metrics()
+        collateral_figures(service, told)
+        return told.render()
+
+    async def close() -> None:
+        await cache.close()
+        database.close()
+
+    return Parts(
+        app=Starlette(routes=collateral_routes(service), exception_handlers=handlers),
+        answer=lambda request, error: _answer(request, error, ""),
+        figures=figures,
+        background=_endless(cache),
+        lease=Lease(database, "background", _now),
+        close=close,
+    )
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _cache(state: Path, anchor: TrustAnchor, options: CollateralOptions) -> tuple[CollateralCache, Database]:
+    database = Database(state / DATABASE)
+    try:
+        store = Store(database, _now)
+        return CollateralCache(store, options.sources(), anchor, now=_now, settings=options.cache), database
+    except BaseException:
+        database.close()
+        raise
+
+
+def _endless(cache: CollateralCache) -> Callable[[], Awaitable[None]]:
+    async def run() -> None:
+        await cache.run()
+
+    return run
+
+
+def _answer(request: Request, error: KubenclaveError, path: str) -> Response:
+    """Answer for an error in front of the routes, in the shape of the API that was asked."""
+    asked = request.url.path
+    if asked.startswith(PREFIXES):
+        return failure(request, error)
+    if is_azure_path(asked.removeprefix(path)):
+        return error_response(error)
+    return problem(error)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Answer for what the routes of the collateral service do not know, in their shape."""
+    if isinstance(error, HTTPException):
+        code = "request.no-route" if error.status_code == 404 else "request.method"
+        refusal: KubenclaveError = UsageError("no such route, or not with this method", code=code)
+        response = failure(request, refusal)
+        response.status_code = error.status_code
+        response.headers.update(error.headers or {})
+        return response
+    if not isinstance(error, KubenclaveError):
+        _log.error("request.failed", error=type(error).__name__)
+        error = PlatformError("the service failed", code="request.failed")
+    return failure(request, error)
