@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from kubenclave.dcap.azurepolicy import DEFAULT_SGX_POLICY, parse
+from kubenclave.dcap.azurepolicy.appraise import appraise
 from kubenclave.dcap.policy import Policy
+from kubenclave.errors import PolicyError
 from kubenclave.platform.simulated.tcb import PlatformTcb
-from kubenclave.services.attestation.compare import Change, Terms, diff, dry_run
+from kubenclave.services.attestation.compare import Change, Terms, diff, dry_run, verified
 from kubenclave.services.attestation.evidence_store import EvidenceLimits, EvidenceStore, StoredEvidence
 from kubenclave.services.database import Database
 from tests import evidence
@@ -20,6 +22,7 @@ from tests.evidence import BODY, MR_ENCLAVE, NOW
 
 GIVEN = evidence.make()
 TERMS = Terms(root=GIVEN.root)
+TOO_NEW = '=>issueproperty(type="x-ms-sgx-tcbidentifier", value=99999);'
 DEFAULT = parse(DEFAULT_SGX_POLICY)
 
 
@@ -148,6 +151,14 @@ def test_tcb_identifier(identifier, accepted):
     (outcome,) = dry_run(azure("=>permit();", configuration=rule), [piece()], TERMS).outcomes
     assert outcome.accepted is accepted
     assert outcome.codes == (() if accepted else ("azure-policy.tcb-identifier",))
+
+
+def test_appraisal_raises_where_a_policy_refuses():
+    judgement = verified(DEFAULT, piece(), TERMS)
+    assert appraise(DEFAULT, judgement).issued["svn"] == BODY.isv_svn
+    for rules, configuration in (("", ""), ("=>permit();=>deny();", ""), ("=>permit();", TOO_NEW)):
+        with pytest.raises(PolicyError):
+            appraise(azure(rules, configuration=configuration), judgement)
 
 
 def test_diff():

@@ -17,7 +17,17 @@ _GENERATION: Final = re.compile(r"[0-9]{1,9}")
 
 
 def appraise(policy: AzurePolicy, judgement: Judgement) -> Evaluation:
-    """Return what a policy says of verified evidence; ``check`` of the result raises where that is a refusal.
+    """Return what a policy says of verified evidence when it permits.
+
+    Raises PolicyError (``azure-policy.denied``, ``.no-permit``, ``.evaluation``, ``.tcb-identifier``) when it does not.
+    """
+    evaluation = try_on(policy, judgement)
+    evaluation.check()
+    return evaluation
+
+
+def try_on(policy: AzurePolicy, judgement: Judgement) -> Evaluation:
+    """Return what a policy says of verified evidence, be it a refusal: for trials, where the trace is wanted too.
 
     The property ``x-ms-sgx-tcbidentifier`` names the oldest generation of collateral (TCB evaluation data number) that
     the policy accepts; ``azuredefault`` leaves that to the service. What does not meet it is refused, with code

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from kubenclave.dcap.azurepolicy import AzurePolicy
-from kubenclave.dcap.azurepolicy.appraise import appraise
+from kubenclave.dcap.azurepolicy.appraise import try_on
 from kubenclave.dcap.describe import zulu
 from kubenclave.dcap.judgement import Freshness, Judgement, PolicyReference
 from kubenclave.dcap.policy import Policy
@@ -130,14 +130,14 @@ def diff(first: AnyPolicy, second: AnyPolicy, evidence: Iterable[StoredEvidence]
 def try_policy(policy: AnyPolicy, evidence: StoredEvidence, terms: Terms) -> Outcome:
     """Judge one piece; a refusal of whatever kind is an outcome."""
     try:
-        judgement = _verified(policy, evidence, terms)
+        judgement = verified(policy, evidence, terms)
     except PolicyError as error:
         return _refused(error.findings)
     except KubenclaveError as error:
         return Outcome(accepted=False, reasons=(str(error),), codes=(error.code,))
     if isinstance(policy, Policy):
         return Outcome(accepted=True)
-    evaluation = appraise(policy, judgement)
+    evaluation = try_on(policy, judgement)
     if evaluation.refusal is not None:
         return _refused([evaluation.refusal], evaluation.trace)
     return Outcome(accepted=True, issued=dict(evaluation.issued), trace=evaluation.trace)
@@ -148,7 +148,11 @@ def _refused(findings: Sequence[Finding], trace: tuple[str, ...] = ()) -> Outcom
     return Outcome(accepted=False, reasons=tuple(map(str, findings)), codes=codes, trace=trace)
 
 
-def _verified(policy: AnyPolicy, evidence: StoredEvidence, terms: Terms) -> Judgement:
+def verified(policy: AnyPolicy, evidence: StoredEvidence, terms: Terms) -> Judgement:
+    """Verify one piece as of its time, a typed policy included; what one in Azure's grammar says is asked of the result.
+
+    Raises FormatError and VerificationError as ``verify_quote`` does.
+    """
     typed = policy if isinstance(policy, Policy) else None
     verdict = verify_quote(
         evidence.quote,
