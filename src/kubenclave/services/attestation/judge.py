@@ -73,7 +73,9 @@ class Judge:
             draft=draft,
         )
         if isinstance(wanted, AzurePolicy):
-            judgement = dataclasses.replace(judgement, issued=appraise(wanted, judgement).issued)
+            evaluation = appraise(wanted, judgement)
+            evaluation.check()
+            judgement = dataclasses.replace(judgement, issued=evaluation.issued)
         return await self._prove_fresh(judgement, evidence)
 
     async def _collateral(self, evidence: Evidence) -> Collateral:
