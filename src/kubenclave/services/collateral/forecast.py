@@ -152,22 +152,33 @@ def _why_none(today: Outlook, later: Outlook) -> str:
     return "early TCB info says the same of this platform"
 
 
-async def forecast_all(get: Getter, platforms: Iterable[KnownPlatform], *, now: dt.datetime) -> list[Forecast]:
+@dataclass(frozen=True, slots=True)
+class Forecasts:
+    """The forecasts there are, and for which families there is no standard TCB info, with the reason."""
+
+    made: tuple[Forecast, ...]
+    failed: tuple[tuple[Tee, str, KubenclaveError], ...]
+
+
+async def forecast_all(get: Getter, platforms: Iterable[KnownPlatform], *, now: dt.datetime) -> Forecasts:
     """Return the forecast for each platform, for SGX and, where it has shown a TDX quote, for TDX.
 
     ``get`` is that of the cache. Early TCB info and the list of numbers may be missing, and then the forecast says so.
-    Raises what ``get`` raises of standard TCB info.
     """
-    made = []
+    made, failed = [], []
     for platform in platforms:
         for tee in (Tee.SGX,) if platform.tdx_svns is None else (Tee.SGX, Tee.TDX):
-            standard = await _tcb_info(get, tee, platform.fmspc, STANDARD)
+            try:
+                standard = await _tcb_info(get, tee, platform.fmspc, STANDARD)
+            except KubenclaveError as error:
+                failed.append((tee, platform.fmspc, error))
+                continue
             try:
                 early: TcbInfo | None = await _tcb_info(get, tee, platform.fmspc, EARLY)
             except KubenclaveError:
                 early = None
             made.append(forecast(platform, standard, early, await _numbers(get, tee), now=now))
-    return made
+    return Forecasts(tuple(made), tuple(failed))
 
 
 async def _tcb_info(get: Getter, tee: Tee, fmspc: str, update: str) -> TcbInfo:
