@@ -61,6 +61,14 @@ def _tidied(request: pytest.FixtureRequest) -> Iterator[None]:
             tidy(request.getfixturevalue("cluster"), before)
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Name what failed once more at the very end: before that are thousands of lines of logs."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    for report in [*reporter.stats.get("failed", []), *reporter.stats.get("error", [])] if reporter else []:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        say(f"failed: {report.nodeid}: {crash.message.splitlines()[0][:300] if crash else 'see above'}")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     report = yield

@@ -10,7 +10,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -157,6 +157,16 @@ def _holds_epc(one: dict[str, Any]) -> bool:
     return alive and "nodeName" in one["spec"]
 
 
+@contextmanager
+def round_named(number: int, disturbance: str) -> Iterator[None]:
+    """Say in which round something failed."""
+    try:
+        yield
+    except BaseException as error:
+        say(f"storm: round {number}, {disturbance}: {type(error).__name__}: {str(error).splitlines()[0][:300]}")
+        raise
+
+
 def labelled(name: str, mib: int):
     made = pod(name, {EPC: f"{mib}Mi"}, "storm")
     made["metadata"]["labels"] = {"mib": str(mib)}
@@ -171,11 +181,12 @@ def test_a_storm_leaves_no_pod_without_its_device_and_no_epc_given_twice(sgx):
     begun = time.monotonic()
     for number in range(1, ROUNDS + 1):
         seen, name = storm.seen, choose.choice(list(storm.disturbances))
-        storm.change_pods(choose)
-        storm.disturbances[name]()
-        storm.change_pods(choose)
-        storm.check()
-        storm.calm_down(seen)
+        with round_named(number, name):
+            storm.change_pods(choose)
+            storm.disturbances[name]()
+            storm.change_pods(choose)
+            storm.check()
+            storm.calm_down(seen)
         if number % 10 == 0 or number == ROUNDS:
             say(f"storm: {number} of {ROUNDS} rounds, {storm.seen} containers, {time.monotonic() - begun:.0f} s")
     assert storm.seen > ROUNDS, "each round starts a pod"
