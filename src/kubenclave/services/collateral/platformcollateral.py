@@ -112,7 +112,10 @@ def parse(body: bytes, now: dt.datetime) -> PlatformCollateral:
             *_identities(given, now),
         ),
         tuple(each for each in crls if not each.issuer_chain),
-        tuple(PckOffer(one.qe_id, one.pce_id, _entries(one), pck_chains) for one in given.pck_certs),
+        tuple(
+            PckOffer(one.qe_id, pcs.parse_hex(one.pce_id, 2, "pce_id").hex(), _entries(one), pck_chains)
+            for one in given.pck_certs
+        ),
     )
 
 
