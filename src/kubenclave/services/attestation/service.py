@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Self
 
+from kubenclave.dcap.anchor import intel_root
 from kubenclave.dcap.judgement import Judgement
 from kubenclave.errors import PolicyError, UsageError
 from kubenclave.services.attestation.challenges import Challenges
@@ -163,6 +164,11 @@ class AttestationService:
     def close(self) -> None:
         """Close the database; nothing may be under way."""
         self.database.close()
+
+
+def is_simulated(database: Database) -> bool:
+    """Tell of the database of a service that has run whether it is for a simulated root."""
+    return bool(database.read("SELECT root FROM service")[0]["root"] != intel_root().digest)
 
 
 def _kept(evidence: Evidence, judgement: Judgement) -> StoredEvidence:

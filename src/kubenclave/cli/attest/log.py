@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kubenclave attest log``: check receipts of an attestation service, and watch its log for what it must not do."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from kubenclave.cli import evidence, kit
+from kubenclave.cli.attest.remote import Remote, access_options, url_option
+from kubenclave.errors import FormatError, UnreachableError, UsageError
+
+if TYPE_CHECKING:
+    from kubenclave.cli.attest.watch import Keep
+    from kubenclave.services.attestation.checkpoint import Checkpoint, LogKey
+
+_MAX_RECEIPT: Final = 1 << 20
+_PAGE: Final = 1000
+
+_key_option = click.option(
+    "--key", "key_text", required=True, metavar="KEY", help="The log's verifier key: NAME+ID+BASE64, or a file of it."
+)
+
+
+@click.group(
+    "log",
+    epilog=kit.examples(
+        "kubenclave attest log head --url https://attest.example",
+        "kubenclave attest log verify answer.json --key log.key",
+        "kubenclave attest log monitor --url https://attest.example --key log.key --memory log.json",
+    ),
+)
+def command() -> None:
+    """Check receipts, read the log of verdicts, and watch that it only grows."""
+
+
+@command.command("head", epilog=kit.examples("kubenclave attest log head --url https://attest.example"))
+@url_option()
+@access_options
+@kit.output_option
+def head(url: str, token_file: str | None, ca: str | None) -> None:
+    """Show the signed head of the log and the key it is said to be signed with.
+
+    Take the key over only after comparing it with what the operator has published elsewhere.
+    """
+    from kubenclave.services.attestation.checkpoint import LogKey, open_checkpoint
+
+    said = _object(Remote(url, token_file=token_file, ca=ca).get("/v1/log/head"), "key", "note")
+    checkpoint = open_checkpoint(said["note"], LogKey.parse(said["key"]))
+    rows = [
+        ("log", kit.printable(checkpoint.origin)),
+        ("entries", str(checkpoint.size)),
+        ("root", checkpoint.root.hex()),
+        ("key", kit.printable(said["key"])),
+    ]
+    kit.emit({**_described(checkpoint), "key": said["key"], "note": said["note"]}, kit.table(rows))
+
+
+@command.command("show", epilog=kit.examples("kubenclave attest log show --url https://attest.example --start 100"))
+@url_option()
+@click.option("--start", type=click.IntRange(min=0), default=0, help="First entry.")
+@click.option("--count", type=click.IntRange(1, _PAGE), default=20, show_default=True, help="How many.")
+@access_options
+@kit.output_option
+def show(*, url: str, start: int, count: int, token_file: str | None, ca: str | None) -> None:
+    """Show entries of the log as the service gives them; 'monitor' is what checks them."""
+    from kubenclave.cli.attest.watch import read_entry
+
+    said = Remote(url, token_file=token_file, ca=ca).get("/v1/log/entries", start=start, end=start + count)
+    entries = [read_entry(text) for text in _texts(said)]
+    lines: list[tuple[str, ...]] = [("PLACE", "AT", "VERDICT", "TCB STATUS", "POLICY", "REMARKS")]
+    lines += [(str(start + number), *_line(entry)) for number, entry in enumerate(entries)]
+    kit.emit({"start": start, "entries": entries}, kit.table(lines))
+
+
+@command.command(
+    "verify",
+    epilog=kit.examples(
+        "kubenclave attest log verify answer.json --key log.key",
+        "kubenclave attest log verify receipt.json --key 'attest.example+1f2e3d4c+AV...'",
+    ),
+)
+@click.argument("receipt", type=evidence.FILE)
+@_key_option
+@kit.output_option
+def verify(receipt: str, key_text: str) -> None:
+    """Check RECEIPT (a file, - for stdin) without the service: the answer that it came in, or its 'receipt' alone.
+
+    Exit code 0 when a head that the key signed has the entry, 1 when not.
+    """
+    from kubenclave.cli.attest.watch import read_entry
+    from kubenclave.dcap.collateral import load_json
+    from kubenclave.services.attestation.checkpoint import InclusionReceipt
+
+    document = load_json(kit.read_input(receipt, what="receipt", limit=_MAX_RECEIPT), "receipt")
+    if isinstance(document, dict) and isinstance(document.get("receipt"), dict):
+        document = document["receipt"]
+    said = _object(document, "entry", "proof")
+    read = InclusionReceipt.parse(said["proof"])
+    checkpoint = read.check(said["entry"].encode("utf-8", "surrogatepass"), _key(key_text))
+    entry = read_entry(said["entry"])
+    names = ("at", "verdict", "tcb_status", "fresh", "simulated", "jti", "evidence")
+    rows = [("in the log", f"entry {read.index} of {checkpoint.size}, {kit.printable(checkpoint.origin)}")]
+    rows += [(name.replace("_", " "), kit.printable(str(entry[name]))) for name in names if name in entry]
+    kit.emit({"included": True, "index": read.index, "head": _described(checkpoint), "entry": entry}, kit.table(rows))
+
+
+@command.command(
+    "monitor",
+    epilog=kit.examples(
+        "kubenclave attest log monitor --url https://attest.example --key log.key --memory log.json",
+        "kubenclave attest log monitor --url URL --key log.key --memory log.json --entries entries.jsonl",
+    ),
+)
+@url_option()
+@_key_option
+@click.option(
+    "--memory", type=click.Path(path_type=Path), required=True, metavar="FILE", help="What was seen, for the next time."
+)
+@click.option(
+    "--entries",
+    "entries_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Add new entries here, a line each.",
+)
+@access_options
+@kit.output_option
+def monitor(
+    *, url: str, key_text: str, memory: Path, entries_path: Path | None, token_file: str | None, ca: str | None
+) -> None:
+    """Fetch every new entry, rebuild the tree, and compare it with the signed head and with what was seen before.
+
+    For a timer, by somebody else than who runs the service. Exit code 1 when the log was rewritten, cut, or does not
+    hold what its head says; both heads are then kept beside FILE.
+    """
+    from kubenclave.cli.attest.watch import Watch
+
+    watch = Watch.load(memory, _key(key_text))
+    remote = Remote(url, token_file=token_file, ca=ca)
+    before, note = watch.tree.size, _object(remote.get("/v1/log/head"), "note")["note"]
+
+    def fetch(start: int, end: int) -> list[str]:
+        return _texts(remote.get("/v1/log/entries", start=start, end=min(end, start + _PAGE)))
+
+    with _appending(entries_path) as keep:
+        checkpoint = watch.follow(note, fetch, keep)
+    watch.save()
+    new = checkpoint.size - before
+    kit.emit({**_described(checkpoint), "new": new}, f"{checkpoint.size} entries, {new} new: the log only grew")
+
+
+def _key(text: str) -> "LogKey":
+    """Return a key that stands in the option itself, or in the file that it names."""
+    from kubenclave.services.attestation.checkpoint import LogKey
+
+    if "+" not in text:
+        text = kit.read_input(text, what="key", limit=_MAX_RECEIPT).decode("utf-8", "replace")
+    return LogKey.parse(text)
+
+
+def _described(checkpoint: "Checkpoint") -> dict[str, Any]:
+    return {"origin": checkpoint.origin, "size": checkpoint.size, "root": checkpoint.root.hex()}
+
+
+def _object(document: Any, *names: str) -> dict[str, Any]:
+    """Return an object that has texts of these names. Raises FormatError ``receipt.malformed``."""
+    if not isinstance(document, dict) or not all(isinstance(document.get(name), str) for name in names):
+        raise FormatError(
+            "not what a log answers", code="receipt.malformed", expected=f"an object with {', '.join(names)}"
+        )
+    return document
+
+
+def _texts(document: Any) -> list[str]:
+    """Return a page of entries. Raises UnreachableError ``attest.unreachable`` for anything else."""
+    entries = document.get("entries") if isinstance(document, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise UnreachableError("the service answers with something else than entries", code="attest.unreachable")
+    return entries
+
+
+def _line(entry: dict[str, Any]) -> tuple[str, ...]:
+    policy = entry.get("policy")
+    name = policy.get("name", "") if isinstance(policy, dict) else "none"
+    remarks = [each for each in ("simulated", "fresh", "draft") if entry.get(each) is True]
+    remarks += [
+        f"{each}: {json.dumps(entry[each])}" for each in ("relaxations", "codes", "released") if entry.get(each)
+    ]
+    cells = (entry.get("at"), entry.get("verdict"), entry.get("tcb_status", ""), name, "; ".join(remarks))
+    return tuple(kit.printable(str(each)) for each in cells)
+
+
+@contextlib.contextmanager
+def _appending(path: Path | None) -> "Iterator[Keep]":
+    """Add entries to a file as they come; when the log turns out to be wrong, the file is left as it was."""
+    if path is None:
+        yield lambda entries: None
+        return
+    try:
+        with path.open("ab") as file:
+            end = file.tell()
+            try:
+                yield lambda entries: file.writelines(f"{entry}\n".encode() for entry in entries)
+            except BaseException:
+                file.truncate(end)
+                raise
+    except OSError as error:
+        raise UsageError(f"cannot write the entries {path}: {error.strerror or error}", code="cli.output") from error

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How commands talk to an attestation service: its URL, a token from a file, and errors as the service gave them."""
+
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from kubenclave.cli import evidence, kit
+from kubenclave.errors import (
+    Finding,
+    KubenclaveError,
+    PlatformError,
+    PolicyError,
+    TrustError,
+    UnreachableError,
+    UsageError,
+)
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_TIMEOUT: Final = 30.0
+_MAX_ANSWER: Final = 80 << 20  # a page of a thousand entries of the greatest size
+_MAX_TOKEN: Final = 16 << 10
+_CLASSES: Final[Mapping[int, type[KubenclaveError]]] = {400: UsageError, 404: UsageError, 409: UsageError}
+
+
+def url_option(*, required: bool = True) -> Callable[[_Function], _Function]:
+    """Give a command ``--url``."""
+    text = "Issuer URL of the service, as https://attest.example."
+    return click.option("--url", required=required, metavar="URL", help=text)
+
+
+def access_options(function: _Function) -> _Function:
+    """Give a command ``--token-file`` and ``--ca``."""
+    for option in (
+        click.option("--ca", type=click.Path(), metavar="FILE", help="CA of the service's certificate, in PEM."),
+        click.option("--token-file", type=evidence.FILE, metavar="FILE", help="Bearer token, where one is needed."),
+    ):
+        function = option(function)
+    return function
+
+
+class Remote:
+    """A service at its issuer's URL. Raises UsageError ``attest.url`` for one that anybody on the way can pose as."""
+
+    def __init__(self, url: str, *, token_file: str | None = None, ca: str | None = None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+            raise UsageError(
+                "not the URL of an attestation service",
+                code="attest.url",
+                expected="an https URL, or http on this machine",
+                found=url[:200],
+            )
+        self._url: Final = url.rstrip("/")
+        self._ca: Final = ca
+        self._headers: Final = {} if token_file is None else {"Authorization": f"Bearer {_token(token_file)}"}
+
+    def get(self, path: str, **parameters: int) -> Any:
+        """Ask for a JSON document. Raises what ``send`` raises."""
+        return self.send("GET", path, parameters=parameters)
+
+    def send(self, method: str, path: str, *, document: Any = None, parameters: Mapping[str, int] | None = None) -> Any:
+        """Send a request and return the document in the answer, None where it is empty.
+
+        Raises UnreachableError ``attest.unreachable``, and what the service says with its code: PolicyError,
+        TrustError, UsageError, else PlatformError.
+        """
+        import httpx2
+
+        try:
+            context = ssl.create_default_context(cafile=self._ca)
+            with httpx2.Client(verify=context, timeout=_TIMEOUT, follow_redirects=False) as client:
+                answer = client.request(
+                    method, self._url + path, json=document, params=parameters, headers=self._headers
+                )
+        except (httpx2.HTTPError, OSError) as error:
+            raise self._unreachable(str(error)) from error
+        if len(answer.content) > _MAX_ANSWER:
+            raise self._unreachable("an answer without end")
+        if answer.is_success:
+            return _json(answer.content) if answer.content else None
+        problem = _json(answer.content)
+        if not isinstance(problem, dict) or not isinstance(problem.get("code"), str):
+            raise self._unreachable(f"status {answer.status_code}")
+        raise _error(answer.status_code, problem)
+
+    def _unreachable(self, found: str) -> UnreachableError:
+        return UnreachableError(
+            "the attestation service gives no answer that can be read",
+            code="attest.unreachable",
+            field=self._url,
+            found=found[:200],
+            hint="check the URL, with the path of the issuer, and --ca",
+        )
+
+
+def _token(path: str) -> str:
+    text = kit.read_input(path, what="token", limit=_MAX_TOKEN).decode("ascii", "replace").strip()
+    if not text.isascii() or not text.isprintable():
+        raise UsageError("the file holds no token", code="cli.input", field=path)
+    return text
+
+
+def _json(content: bytes) -> Any:
+    """Return a document; None for what is none, so that whoever asked says what was expected."""
+    import json
+
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _error(status: int, problem: Mapping[str, Any]) -> KubenclaveError:
+    """Return a problem document as the error that it was made of."""
+    known = ("field", "expected", "found", "hint")
+    text = {name: str(problem[name])[:500] for name in known if problem.get(name) is not None}
+    findings = problem.get("findings")
+    if isinstance(findings, list) and findings and all(isinstance(each, dict) for each in findings):
+        members = ("code", "field", "expected", "found")
+        return PolicyError([Finding(*(str(each.get(name, ""))[:500] for name in members)) for each in findings])
+    kind = TrustError if status in {401, 403, 422} else _CLASSES.get(status, PlatformError)
+    return kind(str(problem.get("title", "refused"))[:500], code=problem["code"][:100], **text)

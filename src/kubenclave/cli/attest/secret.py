@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kubenclave attest secret``: secrets for enclaves, kept by administrators and fetched from within an enclave."""
+
+import contextlib
+import datetime as dt
+import getpass
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import quote as quoted
+
+import click
+
+from kubenclave.cli import evidence, kit
+from kubenclave.cli.attest.remote import Remote, access_options, url_option
+from kubenclave.errors import UsageError
+
+if TYPE_CHECKING:
+    from kubenclave.services.attestation.secrets import SecretStore
+    from kubenclave.services.database import Database
+
+_TEE_TYPES: Final = ("SgxEnclave", "OpenEnclave", "TdxVm")
+_MAX_SECRET: Final = 64 << 10
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _where(function: _Function) -> _Function:
+    """Give a command ``--state``, or ``--url`` with what belongs to it: exactly one of them is given."""
+    state = click.option(
+        "--state", type=click.Path(path_type=Path), metavar="FOLDER", help="State directory of a service, here."
+    )
+    return state(url_option(required=False)(access_options(function)))
+
+
+@click.group(
+    "secret",
+    epilog=kit.examples(
+        "kubenclave attest secret keygen secrets.key",
+        "kubenclave attest secret put database password.txt --url https://attest.example --token-file admin.token",
+        "kubenclave sim run -- kubenclave attest secret get database --url URL --out password.txt",
+    ),
+)
+def command() -> None:
+    """Keep secrets for enclaves that meet a policy, and get them from within an enclave."""
+
+
+@command.command("keygen", epilog=kit.examples("kubenclave attest secret keygen /etc/kubenclave/secrets.key"))
+@click.argument("file", type=click.Path(path_type=Path))
+@kit.output_option
+def keygen(file: Path) -> None:
+    """Make the key that seals secrets, in a new FILE of mode 0600. Who loses it loses the secrets."""
+    from kubenclave.services.attestation.secrets import make_key
+
+    make_key(file)
+    kit.emit({"file": str(file)}, f"key in {kit.printable(str(file))}")
+
+
+@command.command(
+    "put",
+    epilog=kit.examples(
+        "kubenclave attest secret put database password.txt --url URL --token-file admin.token",
+        "kubenclave attest secret put database - --state FOLDER --key-file secrets.key --simulated < password.txt",
+    ),
+)
+@click.argument("name")
+@click.argument("file", type=evidence.FILE)
+@_where
+@click.option(
+    "--key-file", type=click.Path(path_type=Path), metavar="FILE", help="With --state: key that seals secrets."
+)
+@click.option(
+    "--tee-type", type=click.Choice(_TEE_TYPES), default=_TEE_TYPES[0], show_default=True, help="Whose policy."
+)
+@click.option("--policy-version", type=click.IntRange(min=1), help="Refuse when another version is in force.")
+@click.option("--simulated", is_flag=True, help="Fit for SIMULATED enclaves, which protect nothing.")
+@kit.output_option
+def put(
+    *,
+    name: str,
+    file: str,
+    state: Path | None,
+    url: str | None,
+    token_file: str | None,
+    ca: str | None,
+    key_file: Path | None,
+    tee_type: str,
+    policy_version: int | None,
+    simulated: bool,
+) -> None:
+    """Store the content of FILE (- for stdin) as secret NAME, for enclaves that the policy now in force accepts."""
+    value = kit.read_input(file, what="secret", limit=_MAX_SECRET)
+    if _is_local(state, url):
+        with _opened(state, key_file) as (database, store):
+            policy = _policy(database, tee_type, policy_version)
+            by = f"{getpass.getuser()} (state directory)"
+            made = store.put(name, value, tee_type=tee_type, policy=policy, by=by, simulated=simulated).as_dict()
+    else:
+        import base64
+
+        body = {
+            "value": base64.urlsafe_b64encode(value).decode(),
+            "tee_type": tee_type,
+            "simulated": simulated,
+            **({} if policy_version is None else {"policy_version": policy_version}),
+        }
+        made = _remote(url, token_file, ca).send("PUT", f"/v1/secrets/{quoted(name, safe='')}", document=body)
+    kit.emit(made, _rows([made]))
+
+
+@command.command("list", epilog=kit.examples("kubenclave attest secret list --url URL --token-file admin.token"))
+@_where
+@kit.output_option
+def list_secrets(*, state: Path | None, url: str | None, token_file: str | None, ca: str | None) -> None:
+    """Show which secrets there are, never what they are."""
+    if _is_local(state, url):
+        with _opened(state, None) as (_, store):
+            found = [info.as_dict() for info in store.list()]
+    else:
+        found = _remote(url, token_file, ca).get("/v1/secrets")["secrets"]
+    kit.emit({"secrets": found}, _rows(found))
+
+
+@command.command("delete", epilog=kit.examples("kubenclave attest secret delete database --state FOLDER"))
+@click.argument("name")
+@_where
+@kit.output_option
+def delete(*, name: str, state: Path | None, url: str | None, token_file: str | None, ca: str | None) -> None:
+    """Delete secret NAME; enclaves that have it keep it."""
+    if _is_local(state, url):
+        with _opened(state, None) as (_, store):
+            store.delete(name)
+    else:
+        _remote(url, token_file, ca).send("DELETE", f"/v1/secrets/{quoted(name, safe='')}")
+    kit.emit({"deleted": name}, f"{kit.printable(name)} is deleted")
+
+
+@command.command(
+    "get",
+    epilog=kit.examples(
+        "kubenclave sim run -- kubenclave attest secret get database --url URL --out password.txt    SIMULATED enclave",
+    ),
+)
+@click.argument("name")
+@url_option()
+@access_options
+@click.option("--out", type=evidence.FILE, default="-", help="Where the secret goes (default: stdout).")
+@click.option("--receipt-out", type=evidence.FILE, metavar="FILE", help="Where the answer with the receipt goes.")
+@click.option("--aesm-socket", type=click.Path(path_type=Path), metavar="PATH", help="Another AESM socket.")
+def get(
+    *,
+    name: str,
+    url: str,
+    token_file: str | None,
+    ca: str | None,
+    out: str,
+    receipt_out: str | None,
+    aesm_socket: Path | None,
+) -> None:
+    """Get secret NAME into the SIMULATED enclave that 'kubenclave sim run' started this command in.
+
+    A new key pair, a challenge of the service, a quote over both; the secret comes back encrypted to that key.
+    """
+    from kubenclave.cli.attest.ask import ask, quote_over
+
+    answer, value = ask(Remote(url, token_file=token_file, ca=ca), name, quote_over(aesm_socket))
+    if receipt_out is not None:
+        import json
+
+        kit.write_output(receipt_out, json.dumps(answer, indent=2).encode(), what="receipt")
+    kit.write_output(out, value, what="secret")
+
+
+def _is_local(state: Path | None, url: str | None) -> bool:
+    if (state is None) == (url is None):
+        raise UsageError(
+            "say which service: by its URL, or by its state directory",
+            code="cli.misuse",
+            hint="either --url URL or --state FOLDER",
+        )
+    return state is not None
+
+
+def _remote(url: str | None, token_file: str | None, ca: str | None) -> Remote:
+    assert url is not None
+    return Remote(url, token_file=token_file, ca=ca)
+
+
+@contextlib.contextmanager
+def _opened(state: Path | None, key_file: Path | None) -> "Iterator[tuple[Database, SecretStore]]":
+    """Open the secrets of a service that has run; none is begun from here."""
+    from kubenclave.services.attestation.secrets import SecretStore, load_key
+    from kubenclave.services.attestation.service import DATABASE, is_simulated
+    from kubenclave.services.database import Database
+
+    assert state is not None
+    path = state / DATABASE
+    if not path.is_file():
+        raise UsageError(
+            "no attestation service has run with this state directory",
+            code="cli.input",
+            field=str(path),
+            hint="kubenclave attest serve makes it",
+        )
+    key = None if key_file is None else load_key(key_file)
+    database = Database(path)
+    try:
+        yield database, SecretStore(database, _now, key=key, simulated=is_simulated(database))
+    finally:
+        database.close()
+
+
+def _policy(database: "Database", tee_type: str, version: int | None) -> bytes:
+    from kubenclave.services.attestation.policies import PolicyStore
+    from kubenclave.services.attestation.release import policy_for
+
+    return policy_for(PolicyStore(database, _now).current(tee_type), version).digest
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _rows(secrets: list[dict[str, Any]]) -> str:
+    rows = [("NAME", "VERSION", "FOR", "POLICY", "CREATED", "BY", "")]
+    for each in secrets:
+        marks = "SIMULATED" if each["simulated"] else ""
+        names = ("name", "version", "tee_type", "policy", "created", "by")
+        name, version, tee_type, policy, created, by = (kit.printable(str(each[name])) for name in names)
+        rows.append((name, version, tee_type, policy[:16], created[:19], by, marks))
+    return kit.table(rows)
