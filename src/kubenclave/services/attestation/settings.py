@@ -80,8 +80,15 @@ class Settings:
             value: dt.timedelta = getattr(self, name)
             if not dt.timedelta(seconds=least) <= value <= dt.timedelta(days=1):
                 raise _unfit(name, f"{least} s to a day", str(value))
-        if not 1 <= self.max_batch <= 256:
-            raise _unfit("max_batch", "1 to 256", str(self.max_batch))
+        bounds = (
+            ("max_batch", 1, 256),
+            ("keep_evidence", 0, 1_000_000),
+            ("minimum_tcb_evaluation_data_number", 0, 1 << 32),
+        )
+        for name, least, most in bounds:
+            number: int = getattr(self, name)
+            if not least <= number <= most:
+                raise _unfit(name, f"{least} to {most}", str(number))
         if self.dangerously_accept_expired_collateral < dt.timedelta(0):
             raise _unfit("dangerously_accept_expired_collateral", "no negative time", "one")
 
