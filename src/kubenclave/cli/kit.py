@@ -126,7 +126,12 @@ def report(error: KubenclaveError, form: OutputFormat) -> None:
         if given := [(name, printable(value)) for name, value in rows if value is not None]:
             say(table(given))
     if error.hint:
-        say(f"hint: {printable(error.hint)}")
+        say(hint_text(error.hint))
+
+
+def hint_text(hint: str) -> str:
+    """Return a hint as text; further lines, as those that show a place with a caret, are aligned with the first."""
+    return "hint: " + "\n      ".join(printable(line) for line in hint.split("\n"))
 
 
 def printable(text: str) -> str:

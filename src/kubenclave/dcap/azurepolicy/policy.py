@@ -14,7 +14,7 @@ from kubenclave.dcap.azurepolicy.functions import Values
 from kubenclave.dcap.azurepolicy.lexer import MAX_SIZE
 from kubenclave.dcap.azurepolicy.places import place, refusal
 from kubenclave.dcap.azurepolicy.syntax import Parser
-from kubenclave.dcap.azurepolicy.tree import Rule, Tree
+from kubenclave.dcap.azurepolicy.tree import Literal, Rule, Tree
 from kubenclave.dcap.azurepolicy.work import EvaluationFailedError
 from kubenclave.errors import Finding, FormatError, PolicyError
 
@@ -59,6 +59,17 @@ class AzurePolicy:
     def digest(self) -> bytes:
         """What ``x-ms-policy-hash`` holds, 32 bytes."""
         return azure_policy_digest(self.text)
+
+    @property
+    def permits(self) -> bool:
+        """Whether any rule permits at all; without one everything is refused."""
+        return any(rule.action.verb == "permit" for rule in self.tree.authorization)
+
+    @property
+    def issues(self) -> tuple[str, ...]:
+        """Names of the claims that rules issue by name, in order; ``issue(claim=c)`` issues whatever it finds."""
+        kinds = [rule.action.member("type") for rule in self.tree.issuance if rule.action.verb == "issue"]
+        return tuple(dict.fromkeys(str(kind.value) for kind in kinds if isinstance(kind, Literal)))
 
     def evaluate(self, claims: Sequence[Claim]) -> Evaluation:
         """Decide over the claims of one piece of evidence; the same claims always come to the same."""

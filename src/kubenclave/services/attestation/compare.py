@@ -149,7 +149,7 @@ def _refused(findings: Sequence[Finding], trace: tuple[str, ...] = ()) -> Outcom
 
 
 def verified(policy: AnyPolicy, evidence: StoredEvidence, terms: Terms) -> Judgement:
-    """Verify one piece as of its time, a typed policy included; what one in Azure's grammar says is asked of the result.
+    """Verify one piece as of its time, under a typed policy too; one in Azure's grammar is asked about the result.
 
     Raises FormatError and VerificationError as ``verify_quote`` does.
     """
