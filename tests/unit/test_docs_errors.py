@@ -17,6 +17,7 @@ LOG_CALLS = {"debug", "info", "warning", "error", "exception", "_tell"}
 
 # Text of the form of a code that is none: keys of manifests, names of modules and attributes, expressions of CEL.
 NO_CODES = {
+    "attestation.db",
     "c.own",
     "ear.appraisal-policy-id",
     "ear.status",
@@ -48,6 +49,7 @@ COMPUTED = {
     "f\"aesm.{error.name.lower().replace('_', '-')}\"": ["aesm.*"],
     "f'simcpu.{reply.code.slug}'": [f"simcpu.{status.slug}" for status in Code if status],
     "f'simcpu.{answer.slug}'": [],  # the simulator's own use of the same codes
+    "f'{name}.data'": [],  # a member of a request
     "f'sgx.{name}'": [],  # a key of Gramine's manifest
 }
 
