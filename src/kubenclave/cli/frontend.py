@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kubenclave.services.web.server import Front
     from kubenclave.serving import Listening
 
-KINDS: Final = ("intel", "thim", "pccs", "simulated")
+KINDS: Final = ("intel", "thim", "pccs", "dir", "simulated")
 _FILE: Final = click.Path(path_type=Path)
 
 
@@ -41,7 +41,7 @@ class Address(click.ParamType[tuple[str, int]]):
 
 
 class SourceName(click.ParamType[tuple[str, str]]):
-    """A source of collateral: ``intel``, ``thim``, ``pccs=URL``, ``simulated=PATH``."""
+    """A source of collateral: ``intel``, ``thim``, ``pccs=URL``, ``dir=PATH``, ``simulated=PATH``."""
 
     name = "SOURCE"
 
@@ -52,8 +52,8 @@ class SourceName(click.ParamType[tuple[str, str]]):
         if isinstance(value, tuple):
             return value
         kind, _, place = value.partition("=")
-        if kind not in KINDS or (kind in {"pccs", "simulated"}) is not bool(place):
-            self.fail(f"{value!r} is no source: intel, thim, pccs=URL or simulated=PATH", param, ctx)
+        if kind not in KINDS or (kind in {"pccs", "dir", "simulated"}) is not bool(place):
+            self.fail(f"{value!r} is no source: intel, thim, pccs=URL, dir=PATH or simulated=PATH", param, ctx)
         return kind, place
 
 
@@ -62,6 +62,7 @@ class Network:
     """How a command was told to serve."""
 
     address: tuple[str, int]
+    listen_fd: int | None
     health: tuple[str, int] | None
     tls_cert: Path | None
     tls_key: Path | None
@@ -74,12 +75,16 @@ class Network:
     dangerously_plain_http: bool
 
     def check(self) -> None:
-        """Raise UsageError for TLS in half, and for plain HTTP where others could listen in."""
+        """Raise UsageError for TLS in half, and for plain HTTP where others could listen in.
+
+        A socket that was handed over is the business of whoever opened it.
+        """
         if (self.tls_cert is None) is not (self.tls_key is None):
             raise UsageError("--tls-cert and --tls-key belong together", code="cli.misuse")
         if self.client_ca is not None and self.tls_cert is None:
             raise UsageError("--client-ca needs --tls-cert and --tls-key", code="cli.misuse")
-        if self.tls_cert is None and not self.dangerously_plain_http and not _is_loopback(self.address[0]):
+        exposed = self.listen_fd is None and not _is_loopback(self.address[0])
+        if self.tls_cert is None and exposed and not self.dangerously_plain_http:
             raise UsageError(
                 "plain HTTP is for this machine alone",
                 code="cli.plain-http",
@@ -93,6 +98,12 @@ class Network:
     def scheme(self) -> str:
         """What URLs of this service begin with."""
         return "http" if self.tls_cert is None else "https"
+
+    def listening(self) -> "Listening":
+        """Open the socket, or take the one that was handed over. Raises PlatformError, UsageError."""
+        from kubenclave.services.web.server import inherited, listen
+
+        return listen(*self.address) if self.listen_fd is None else inherited(self.listen_fd)
 
     def front(self, listening: "Listening", bodies: "dict[str, int]", body: int) -> "Front":
         """Return what a service puts in front. Raises PlatformError for files and ports that cannot be used."""
@@ -139,6 +150,7 @@ def network_options(*, port: int) -> Callable[[Callable[..., None]], Callable[..
             show_default=True,
             help="Where to serve; :PORT is all addresses, port 0 any free one.",
         ),
+        click.option("--listen-fd", type=int, hidden=True, help="A socket that 'kubenclave up' has opened."),
         click.option("--health", type=Address(), help="Serve /healthz, /readyz and /metrics here, over plain HTTP."),
         click.option(
             "--tls-cert", type=_FILE, metavar="FILE", help="Certificate and its chain, PEM; read when renewed."
@@ -209,7 +221,7 @@ def trust_options(function: Callable[..., None]) -> Callable[..., None]:
         "sources",
         type=SourceName(),
         multiple=True,
-        help="Where collateral comes from: intel, thim, pccs=URL, simulated=PATH; repeatable, in order.",
+        help="Where collateral comes from: intel, thim, pccs=URL, dir=PATH, simulated=PATH; repeatable, in order.",
     )
     @click.option(
         "--simulated-state",
@@ -246,7 +258,7 @@ def _trust(sources: Sequence[tuple[str, str]], simulated_state: Path | None, roo
         raise UsageError(
             "nobody was named who has collateral of this root",
             code="cli.misuse",
-            hint="give --source pccs=URL, or another",
+            hint="give --source dir=PATH, or --source pccs=URL",
         )
     return Trust(root=evidence.load_root(root_path), sources=sources)
 
@@ -254,6 +266,7 @@ def _trust(sources: Sequence[tuple[str, str]], simulated_state: Path | None, roo
 def _source(kind: str, place: str) -> "Source":
     import datetime as dt
 
+    from kubenclave.services.collateral.sources.directory import DirectorySource
     from kubenclave.services.collateral.sources.intel import IntelSource
     from kubenclave.services.collateral.sources.pccs import PccsSource
     from kubenclave.services.collateral.sources.simulated import SimulatedSource
@@ -261,6 +274,8 @@ def _source(kind: str, place: str) -> "Source":
 
     if kind == "simulated":
         return SimulatedSource(Path(place), now=lambda: dt.datetime.now(dt.UTC))
+    if kind == "dir":
+        return DirectorySource(f"dir={place}", Path(place))
     if kind == "pccs":
         return PccsSource(f"pccs={place}", url=place)
     return ThimSource() if kind == "thim" else IntelSource()

@@ -40,10 +40,26 @@ from kubenclave.sgx.epc import amount
     help="EPC of the SIMULATED platform.",
 )
 @click.option("--grant-provision", is_flag=True, help="Grant the provisioning key to whoever asks for it.")
+@click.option(
+    "--attestation-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Port of the attestation service on the loopback interface (default: any free one).",
+)
+@click.option("--no-attestation", is_flag=True, help="Leave the attestation service out.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every event on a terminal, not only what is wrong.")
 @kit.output_option
-def command(*, state: str | None, simulated: bool | None, epc: int, grant_provision: bool, verbose: bool) -> None:
-    """Run agent, quote helper and a stand-in for the kubelet until Ctrl-C.
+def command(
+    *,
+    state: str | None,
+    simulated: bool | None,
+    epc: int,
+    grant_provision: bool,
+    attestation_port: int,
+    no_attestation: bool,
+    verbose: bool,
+) -> None:
+    """Run agent, quote helper, a stand-in for the kubelet and the attestation service until Ctrl-C.
 
     With --output json one document on stdout says that everything is ready and where. The log goes to stderr: all of it
     as JSON lines, on a terminal only what is wrong unless --verbose or KUBENCLAVE_LOG_LEVEL says otherwise.
@@ -59,12 +75,28 @@ def command(*, state: str | None, simulated: bool | None, epc: int, grant_provis
             hint="kubenclave doctor node tells which layer is missing; --simulated needs none",
         )
     simulating = not usable if simulated is None else simulated
-    options = up.Options(directory, simulated=simulating, simulated_epc=epc, provision=grant_provision)
+    options = up.Options(
+        directory,
+        simulated=simulating,
+        simulated_epc=epc,
+        provision=grant_provision,
+        attestation_port=_port(attestation_port, wanted=not no_attestation),
+    )
     log.configure("up", simulated=simulating)
     if simulating:
         reason = "as asked" if simulated else "no usable SGX here"
         kit.warn(f"SIMULATED platform ({reason}): nothing is protected by hardware")
     up.serve(options, lambda status: kit.emit(_document(directory, status), _text(directory, status)))
+
+
+def _port(port: int, *, wanted: bool) -> int | None:
+    """Return the port of the attestation service, None where there is to be none."""
+    from kubenclave.local.attestation import installed
+
+    if wanted and not installed():
+        kit.warn("no attestation service: it needs pip install 'kubenclave[services]'")
+        return None
+    return port if wanted else None
 
 
 def _document(directory: StateDirectory, status: Status) -> dict[str, Any]:
@@ -77,6 +109,7 @@ def _document(directory: StateDirectory, status: Status) -> dict[str, Any]:
         "provision_socket": status.provision_socket,
         "epc_bytes": status.epc_capacity,
         "devices": {name: healthy for name, (healthy, _) in status.devices.items()},
+        "attestation_url": status.attestation_url,
     }
 
 
@@ -84,4 +117,5 @@ def _text(directory: StateDirectory, status: Status) -> str:
     rows = [("EPC", amount(status.epc_capacity) + (" SIMULATED" if status.simulated else ""))]
     rows += [(name, f"{healthy} devices") for name, (healthy, _) in status.devices.items()]
     rows += [("AESM socket", status.aesm_socket), ("state", str(directory.path))]
+    rows += [] if status.attestation_url is None else [("attestation", status.attestation_url)]
     return f"ready\n{kit.table(rows)}\nnext: kubenclave run --state {directory.path} --epc 64Mi --quote -- COMMAND"

@@ -59,6 +59,7 @@ class Granted(msgspec.Struct, frozen=True, tag="granted"):
     state: str
     simulated: bool
     notes: tuple[str, ...] = ()
+    attestation_url: str | None = None
 
 
 class HeldLease(msgspec.Struct, frozen=True):
@@ -80,6 +81,7 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
     aesm_socket: str
     cpu_socket: str | None = None
     provision_socket: str | None = None
+    attestation_url: str | None = None
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

@@ -24,11 +24,12 @@ _log: Final = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A daemon: ``argv`` starts it, ``ready`` tells whether it answers."""
+    """A daemon: ``argv`` starts it, ``ready`` tells whether it answers; it inherits the file ``descriptors``."""
 
     name: str
     argv: tuple[str, ...]
     ready: Callable[[], Awaitable[bool]]
+    descriptors: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,7 @@ async def _spawn(service: Service) -> asyncio.subprocess.Process:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,  # results for people; what daemons have to say is in their log
         start_new_session=True,
+        pass_fds=service.descriptors,
         preexec_fn=partial(_end_with, os.getpid()),
     )
 

@@ -40,6 +40,8 @@ class Outcome(msgspec.Struct, tag="outcome"):
     exit_code: int = 0
 
 
+ATTESTATION_URL: Final = "KUBENCLAVE_ATTESTATION_URL"
+"""Variable that tells a program where the attestation service of its machine is."""
 _BY_ENVIRONMENT: Final = "granted sockets are passed by environment, and nothing else is out of reach"
 _ANSWERS: Final = msgspec.json.Encoder()
 _OUTCOMES: Final = msgspec.json.Decoder(Outcome | Refused)
@@ -183,7 +185,9 @@ class _PodRun:
 
     def _command(self, program: manifest.Program, granted: Mapping[str, str]) -> Command:
         """Return the process of a container; the manifest's variables win, as they do in a kubelet."""
-        env = {**sandbox.base_environment(os.environ), **granted, **program.env}
+        url = self._granted.attestation_url
+        ours = {} if url is None else {ATTESTATION_URL: url}
+        env = {**sandbox.base_environment(os.environ), **ours, **granted, **program.env}
         return Command(program.argv, env, program.cwd or str(Path.cwd()), output_to_stderr=self._output_to_stderr)
 
     def _wait_for(self, wanted: set[int]) -> dict[str, int]:

@@ -61,6 +61,11 @@ class StateDirectory:
         return self.path / "sim"
 
     @property
+    def attestation(self) -> Path:
+        """State of the attestation service."""
+        return self.path / "attestation"
+
+    @property
     def cpu_socket(self) -> Path:
         """The SIMULATED CPU."""
         return cpu_socket(self.platform)

@@ -15,6 +15,7 @@ from kubenclave.cluster.admission import Ask, ContainerKind, admit
 from kubenclave.errors import FormatError, KubenclaveError, PlatformError, UnreachableError, first_error
 from kubenclave.local import agentstatus, control
 from kubenclave.local.allotment import Allotment
+from kubenclave.local.attestation import Attestation
 from kubenclave.local.control import Container, Granted, HeldLease, Status
 from kubenclave.local.controlserver import ControlServer
 from kubenclave.local.kubelet import Kubelet
@@ -37,12 +38,16 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to run; ``simulated_epc`` in bytes, ``provision`` grants the provisioning key to whoever asks for it."""
+    """How to run; ``simulated_epc`` in bytes, ``provision`` grants the provisioning key to whoever asks for it.
+
+    ``attestation_port`` is the port of the attestation service, 0 for any free one, None for no such service.
+    """
 
     state: StateDirectory
     simulated: bool
     simulated_epc: int = DEFAULT_SIMULATED_EPC
     provision: bool = False
+    attestation_port: int | None = None
 
 
 def has_sgx() -> bool:
@@ -54,8 +59,9 @@ def has_sgx() -> bool:
 class Machine:
     """What the control socket answers from: admission, ledger and devices of this machine."""
 
-    def __init__(self, options: Options, kubelet: Kubelet) -> None:
+    def __init__(self, options: Options, kubelet: Kubelet, attestation_url: str | None = None) -> None:
         self.ledger = Ledger()
+        self._attestation_url = attestation_url
         self._options = options
         self._kubelet = kubelet
 
@@ -78,6 +84,7 @@ class Machine:
             aesm_socket=str(state.aesm_socket),
             cpu_socket=str(state.cpu_socket) if self._options.simulated else None,
             provision_socket=str(state.provision_socket) if self._options.simulated else None,
+            attestation_url=self._attestation_url,
         )
 
     async def _lease(self, pod: dict[str, Any], pid: int) -> tuple[Granted, Callable[[], None]]:
@@ -110,6 +117,7 @@ class Machine:
             state=str(self._options.state.path),
             simulated=self._options.simulated,
             notes=admitted.notes,
+            attestation_url=self._attestation_url,
         )
         return granted, release
 
@@ -150,7 +158,8 @@ async def run(options: Options, on_ready: Callable[[Status], None]) -> None:
         kubelet = Kubelet(state.plugins)
         await stack.enter_async_context(kubelet.serving())
         services = await stack.enter_async_context(Services().running())
-        machine = Machine(options, kubelet)
+        attestation = _attestation(options, stack)
+        machine = Machine(options, kubelet, None if attestation is None else attestation.url)
         starting = asyncio.create_task(_start(options, services, kubelet, machine))
         await _first_of(starting, stop)
         if stop.done():
@@ -162,6 +171,9 @@ async def run(options: Options, on_ready: Callable[[Status], None]) -> None:
         status = machine.status()
         _log.info("up.ready", epc=status.epc_capacity, devices=status.devices, aesm=status.aesm_socket)
         on_ready(status)
+        if attestation is not None:  # after what programs need to run at all: it takes as long to start as all of that
+            attesting = asyncio.create_task(_attest(attestation, services))
+            stack.callback(attesting.cancel)
         await _first_of(watching, stop)
         _log.info("up.stopping", signal=stop.result())
 
@@ -176,6 +188,25 @@ async def _start(options: Options, services: Services, kubelet: Kubelet, machine
         group.create_task(services.start(_agent(options)))
         group.create_task(kubelet.wait_for(ENCLAVE_RESOURCE, REGISTRATION_DEADLINE))
     machine.ledger.capacity = await _usable_epc(state)
+
+
+def _attestation(options: Options, stack: AsyncExitStack) -> Attestation | None:
+    """Take the port of the attestation service where there is to be one. Raises PlatformError."""
+    if options.attestation_port is None:
+        return None
+    attestation = Attestation.on(options.state, options.attestation_port, simulated=options.simulated)
+    stack.enter_context(attestation.listening)
+    return attestation
+
+
+async def _attest(attestation: Attestation, services: Services) -> None:
+    """Start the attestation service; without it everything else goes on."""
+    try:
+        await services.start(attestation.service())
+    except PlatformError as error:
+        _log.error("attestation.not-started", error=str(error), code=error.code, hint=error.hint)
+    else:
+        _log.info("attestation.ready", url=attestation.url)
 
 
 async def _usable_epc(state: StateDirectory) -> int:

@@ -66,13 +66,13 @@ def command(*, state: Path, issuer: str | None, network: Network, trust: Trust, 
     from kubenclave import log
     from kubenclave.services.attestation.requests import MAX_BODY
     from kubenclave.services.program import MAX_BODIES
-    from kubenclave.services.web.server import listen
 
     log.configure("attestation", simulated=trust.root is not None)
     warn_simulated(simulated=trust.root is not None)
     with_collateral = given.pop("with_collateral")
-    with listen(*network.address) as listening:
-        url = f"{network.scheme}://{_host(network.address[0])}:{listening.getsockname()[1]}"
+    with network.listening() as listening:
+        host, port = listening.getsockname()[:2]
+        url = f"{network.scheme}://{_host(host)}:{port}"
         settings = _settings(state, issuer or _default_issuer(url, trust), trust, given)
         for relaxation in settings.relaxations:
             kit.warn(relaxation)
@@ -133,4 +133,6 @@ def _default_issuer(url: str, trust: Trust) -> str:
 
 def _host(host: str) -> str:
     """Return a host as URLs have it; what listens on all addresses is reached at this machine's own."""
-    return f"[{host}]" if ":" in host else host or "localhost"
+    if host in {"::", "0.0.0.0"}:  # noqa: S104 - compared, not listened on
+        return "localhost"
+    return f"[{host}]" if ":" in host else host

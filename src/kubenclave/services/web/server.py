@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from kubenclave import serving
-from kubenclave.errors import KubenclaveError, first_error
+from kubenclave.errors import KubenclaveError, UsageError, first_error
 from kubenclave.platform.signals import held, stop_signal
 from kubenclave.services.web.access import Access
 from kubenclave.services.web.gather import Gatherer
@@ -77,11 +77,30 @@ class Front:
 
 def listen(host: str, port: int) -> serving.Listening:
     """Listen for as many clients as this machine lets one process have. Raises PlatformError ``serving.port``."""
+    return serving.listen(port, host, connections=_most(), backlog=_BACKLOG)
+
+
+def inherited(descriptor: int) -> serving.Listening:
+    """Return the listening socket that whoever started us has opened. Raises UsageError ``serving.descriptor``."""
+    try:
+        found = serving.Listening(fileno=descriptor, connections=_most())
+        found.listen(_BACKLOG)
+    except OSError as error:
+        raise UsageError(
+            "no socket was handed over",
+            code="serving.descriptor",
+            field=f"descriptor {descriptor}",
+            found=error.strerror,
+        ) from error
+    return found
+
+
+def _most() -> int:
+    """Return how many connections one process may have, after asking for as many files as it can get."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    most = CONNECTIONS if hard == resource.RLIM_INFINITY else max(16, min(CONNECTIONS, hard - 128))
-    return serving.listen(port, host, connections=most, backlog=_BACKLOG)
+    return CONNECTIONS if hard == resource.RLIM_INFINITY else max(16, min(CONNECTIONS, hard - 128))
 
 
 def run(build: Callable[[Metrics], Parts], front: Front, on_ready: Callable[[], None]) -> None:
