@@ -83,7 +83,7 @@ class Watch:
         """Write the memory, whole or not at all. Raises UsageError ``cli.output``."""
         hashes = [each.hex() for each in self.tree.hashes]
         document = {"key": str(self.key), "size": self.tree.size, "hashes": hashes, "note": self.note}
-        fresh = self.path.with_name(f"{self.path.name}.new")
+        fresh = self.path.with_suffix(".new")
         try:
             with fresh.open("w", encoding="utf-8") as file:
                 json.dump(document, file)
@@ -95,7 +95,7 @@ class Watch:
 
     def _conflict(self, note: str, found: str) -> TrustError:
         """Keep both heads, which together prove it, and return the error."""
-        kept = self.path.with_name(f"{self.path.name}.conflict")
+        kept = self.path.with_suffix(".conflict")
         try:
             kept.write_text(f"{self.note}\n{note}", encoding="utf-8")
         except OSError as error:
