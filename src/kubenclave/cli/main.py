@@ -43,8 +43,11 @@ NOUNS: Final = {
 # Errors that come before --output was read.
 _BEFORE_OPTIONS: Final = frozenset({"cli.misuse", "cli.extra"})
 
-# Packages of the extra ``cluster``; what else may be missing comes with ``local``.
-_OF_CLUSTER: Final = frozenset({"httpx2", "lightkube", "starlette", "uvicorn"})
+# Extras by the packages that only they bring; what else may be missing comes with ``local``.
+_EXTRAS: Final = {
+    **dict.fromkeys(("httpx2", "lightkube", "starlette", "uvicorn"), "cluster"),
+    **dict.fromkeys(("jmespath", "joserfc"), "services"),
+}
 
 
 class _NobodyReadsError(Exception):
@@ -154,7 +157,7 @@ def _as_ours(error: Exception) -> KubenclaveError:
         return PlatformError(
             f"this command needs the Python package {error.name}",
             code="cli.extra",
-            hint=f"pip install '{PROGRAM}[{'cluster' if error.name.partition('.')[0] in _OF_CLUSTER else 'local'}]'",
+            hint=f"pip install '{PROGRAM}[{_EXTRAS.get(error.name.partition('.')[0], 'local')}]'",
         )
     import traceback
 
