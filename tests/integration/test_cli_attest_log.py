@@ -175,11 +175,11 @@ def test_a_memory_that_cannot_be_read_or_written(run, folder, tmp_path):
     assert said["error"]["code"] == "cli.output"
 
 
-def test_a_secret_is_put_listed_and_deleted_over_the_api(run, folder, tmp_path):
-    value = tmp_path / "value"
+def test_a_secret_is_put_listed_and_deleted_over_the_api(service, run, folder, tmp_path):
+    value, version = tmp_path / "value", service.service.policies.current("SgxEnclave").version
     value.write_bytes(b"secret")
     admin = ("--token-file", folder / "admin.token", "--output", "json")
-    code, said = run("secret", "put", "one", value, "--simulated", "--policy-version", "1", *admin)
+    code, said = run("secret", "put", "one", value, "--simulated", "--policy-version", version, *admin)
     assert code == 0, said
     assert (said["name"], said["by"]) == ("one", "keeper")
     assert [each["name"] for each in run("secret", "list", *admin)[1]["secrets"]] == ["one"]
