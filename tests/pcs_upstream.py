@@ -195,38 +195,11 @@ class Request:
     body: bytes
 
 
-class Upstream:
-    """The server, on loopback; ``faults`` maps parts of paths to what goes wrong there, ``requests`` tells who came."""
+class Service:
+    """What the upstream answers, without a socket."""
 
-    def __init__(self, world: World | None = None, *, port: int = 0) -> None:
-        self.world = world or World()
-        self.faults: dict[str, Fault] = {}
-        self.requests: list[Request] = []
-        self.stopped = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"upstream": self}))
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    @property
-    def root_der(self) -> bytes:
-        return self.world.pki.root_der
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopped.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def fault(self, path: str) -> Fault | None:
-        return next((fault for part, fault in self.faults.items() if part in path), None)
+    def __init__(self, world: World) -> None:
+        self.world = world
 
     def reply(self, request: Request, fault: Fault | None) -> Reply | None:
         """Return the answer to a request, None where there is no such thing."""
@@ -301,6 +274,40 @@ class Upstream:
             pcs.PCK_FMSPC: FMSPC.hex(),
             pcs.PCK_CA_TYPE: "platform",
         }
+
+
+class Upstream(Service):
+    """The server, on loopback; ``faults`` maps parts of paths to what goes wrong there, ``requests`` tells who came."""
+
+    def __init__(self, world: World | None = None, *, port: int = 0) -> None:
+        super().__init__(world or World())
+        self.faults: dict[str, Fault] = {}
+        self.requests: list[Request] = []
+        self.stopped = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"upstream": self}))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def root_der(self) -> bytes:
+        return self.world.pki.root_der
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def fault(self, path: str) -> Fault | None:
+        return next((fault for part, fault in self.faults.items() if part in path), None)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -160,9 +160,9 @@ def _tcb_info(given: _Given) -> _Parts:
 def _identity(given: _Given) -> _Parts:
     inner, signer = given.signed(pcs.ENCLAVE_IDENTITY, "enclave identity", "qe-identity.signature")
     head = _head(inner)
+    _compare("id of the identity", IDENTITIES[given.key.tee, given.key.subject], head.id)
     if given.key.subject == "qe":
         EnclaveIdentity.parse(inner)
-    _compare("id of the identity", IDENTITIES[given.key.tee, given.key.subject], head.id)
     number = head.tcb_evaluation_data_number
     _compare_number(given.key, number)
     return head.issue_date, head.next_update, number, _two(given.chain, signer), (signer.dated,)
