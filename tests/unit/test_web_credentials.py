@@ -2,6 +2,7 @@
 """Tokens and client certificates of a service: shown once, kept hashed, refused once revoked or ended."""
 
 import datetime as dt
+import json
 
 import pytest
 from cryptography import x509
@@ -13,7 +14,7 @@ from cryptography.x509.oid import NameOID
 from kubenclave.errors import FormatError, TrustError, UsageError
 from kubenclave.services.database import Database
 from kubenclave.services.web import credentials as module
-from kubenclave.services.web.credentials import CredentialKind, Credentials, Role, new_token
+from kubenclave.services.web.credentials import CredentialKind, Credentials, Role, adopt_file, new_token
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
@@ -171,3 +172,28 @@ def test_nobody_can_be_revoked_twice(credentials):
     with pytest.raises(UsageError) as caught:
         credentials.revoke("ops")
     assert caught.value.code == "credentials.unknown-name"
+
+
+def test_tokens_of_a_file_take_the_place_of_those_before(credentials):
+    first, second = new_token(), new_token()
+    for token in (first, second):
+        entry = {"name": "ops", "roles": ["attest", "policy-admin"], "token": token}
+        adopt_file(credentials, json.dumps([entry]).encode())
+    assert credentials.check(Role.ATTEST, second).name == "ops"
+    assert refusal(lambda: credentials.check(Role.ATTEST, first)) == "credentials.unknown"
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "credentials.file"),
+        (b"{}", "credentials.file"),
+        (b'[{"name": "a", "roles": ["root"], "token": ""}]', "credentials.file"),
+        (b'[{"name": "a", "roles": ["attest"], "token": "", "more": 1}]', "credentials.file"),
+        (b'[{"name": "a", "roles": ["attest"], "token": "password"}]', "credentials.token"),
+    ],
+)
+def test_a_file_that_is_no_list_of_credentials(credentials, content, code):
+    with pytest.raises(FormatError) as caught:
+        adopt_file(credentials, content)
+    assert caught.value.code == code

@@ -132,6 +132,35 @@ class Network:
         return Rate(self.rate, self.burst)
 
 
+def take_credentials(path: str | None, database: Path) -> None:
+    """Take the tokens of a file into the database of a service. Raises UsageError, FormatError, PlatformError."""
+    if path is None:
+        return
+    import datetime as dt
+
+    from kubenclave.services.database import Database
+    from kubenclave.services.web.credentials import Credentials, adopt_file
+
+    content = kit.read_input(path, what="list of credentials", limit=1 << 20)
+    database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    opened = Database(database)
+    try:
+        adopt_file(Credentials(opened, lambda: dt.datetime.now(dt.UTC)), content)
+    finally:
+        opened.close()
+
+
+def credentials_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command ``--credentials FILE``."""
+    return click.option(
+        "--credentials",
+        "credentials_path",
+        type=click.Path(),
+        metavar="FILE",
+        help="JSON list of {name, roles, token}: tokens that were made elsewhere.",
+    )(function)
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubenclave.cli import kit
-from kubenclave.cli.frontend import Network, Trust, network_options, trust_options, warn_simulated
+from kubenclave.cli.frontend import (
+    Network,
+    Trust,
+    credentials_option,
+    network_options,
+    take_credentials,
+    trust_options,
+    warn_simulated,
+)
 from kubenclave.cli.parameters import Duration
 from kubenclave.errors import UsageError
 
@@ -37,6 +45,7 @@ _STATE = "kubenclave-attestation"
     default=False,
     help="Whether anybody may attest and verify (default: with a token, or a client certificate).",
 )
+@credentials_option
 @click.option("--with-collateral", is_flag=True, help="Serve PCS's and PCCS's API as well.")
 @trust_options
 @network_options(port=8443)
@@ -65,11 +74,12 @@ def command(*, state: Path, issuer: str | None, network: Network, trust: Trust, 
     """
     from kubenclave import log
     from kubenclave.services.attestation.requests import MAX_BODY
+    from kubenclave.services.attestation.service import DATABASE
     from kubenclave.services.program import MAX_BODIES
 
     log.configure("attestation", simulated=trust.root is not None)
     warn_simulated(simulated=trust.root is not None)
-    with_collateral = given.pop("with_collateral")
+    with_collateral, credentials_path = given.pop("with_collateral"), given.pop("credentials_path")
     with network.listening() as listening:
         host, port = listening.getsockname()[:2]
         url = f"{network.scheme}://{_host(host)}:{port}"
@@ -82,6 +92,7 @@ def command(*, state: Path, issuer: str | None, network: Network, trust: Trust, 
             f"{prefix}/v1/attest/batch": settings.max_batch * MAX_BODY,
         }
         front = network.front(listening, bodies, MAX_BODY)
+        take_credentials(credentials_path, state / DATABASE)
         _run(settings, trust, network, front, with_collateral, f"{url}{prefix}", url)
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -229,6 +230,33 @@ class Credentials:
                     found=name,
                     hint="revoke that one first, or take another name",
                 ) from error
+
+
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One credential of a file."""
+
+    name: str
+    roles: list[Role]
+    token: str
+    expires: dt.datetime | None = None
+
+
+def adopt_file(credentials: Credentials, content: bytes) -> None:
+    """Take the tokens of a JSON document: a list of ``{"name", "roles", "token"}``, and ``expires`` where wanted.
+
+    They take the place of those of the same names. Raises FormatError ``credentials.file``, and what ``adopt`` raises.
+    """
+    try:
+        entries = msgspec.json.decode(content, type=list[_Entry])
+    except msgspec.MsgspecError as error:
+        raise FormatError(
+            "not a list of credentials",
+            code="credentials.file",
+            expected='[{"name": "ops", "roles": ["policy-admin"], "token": "kubenclave_..."}]',
+            found=str(error),
+        ) from error
+    for each in entries:
+        credentials.adopt(each.name, each.roles, each.token, expires=each.expires, replace=True)
 
 
 def new_token() -> str:
