@@ -130,13 +130,8 @@ def bench(
     try:
         yield Bench(service, source, clock, credentials, Access(app, Metrics()))
     finally:
-        asyncio.run(_close(service))
+        asyncio.run(service.close())
         database.close()
-
-
-async def _close(service: CollateralService) -> None:
-    await service.pck_certs.close()
-    await service.cache.close()
 
 
 @contextlib.contextmanager

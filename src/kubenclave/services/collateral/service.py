@@ -24,6 +24,9 @@ from kubenclave.services.collateral.store import Store
 from kubenclave.services.web.guard import Guard
 from kubenclave.wire import pcs
 
+DATABASE: Final = "collateral.db"
+"""The file in the state directory of a service."""
+
 _AT_ONCE: Final = 4
 _BROUGHT: Final = "platformcollateral"  # what status calls the source of what was brought
 
@@ -115,6 +118,11 @@ class CollateralService:
             if not offer.available:
                 await asyncio.to_thread(self.queue.not_available, offer.qe_id, offer.pce_id, pcs.NOT_AVAILABLE)
         return Outcome(good=len(items) + len(answers), left_out=left_out)
+
+    async def close(self) -> None:
+        """End what is under way and let go of the sources; the database is for whoever opened it."""
+        await self.pck_certs.close()
+        await self.cache.close()
 
     async def renew(self) -> Outcome:
         """Renew every item that is held. Raises PlatformError ``collateral.offline`` where there is no source.

@@ -1,32 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``GET /v1/collateral/status``: what is held of every item, how old it is, and why it is not newer."""
+"""Native routes: what is held of every item, how old it is and why it is not newer; renewal; what is to come.
+
+``GET /v1/collateral/status``, ``POST /v1/collateral/refresh``, ``GET /v1/collateral/forecast``. Errors are problem
+documents.
+"""
 
 import asyncio
 import datetime as dt
 import json
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from kubenclave.dcap.describe import zulu
+from kubenclave.errors import KubenclaveError
 from kubenclave.services.collateral import replies
+from kubenclave.services.collateral.forecast import forecast_all
 from kubenclave.services.collateral.service import CollateralService
 from kubenclave.services.collateral.store import ItemStatus, SourceStatus
+from kubenclave.services.web.credentials import Role
+from kubenclave.services.web.problems import problem
 
-PATH: Final = "/v1/collateral/status"
+Endpoint: TypeAlias = Callable[[CollateralService, Request], Awaitable[Response]]
+
+PREFIX: Final = "/v1/collateral"
 
 
 def status_routes(service: CollateralService) -> list[Route]:
-    """Return the route; nothing in the answer identifies a machine, so anybody may read it."""
-    return [Route(PATH, replies.answering(partial(status, service)), methods=["GET"])]
+    """Return the routes. Nothing in the status identifies a machine: anybody may read it."""
+    table: tuple[tuple[str, str, Endpoint], ...] = (
+        ("GET", "status", status),
+        ("POST", "refresh", refresh),
+        ("GET", "forecast", forecast),
+    )
+    return [
+        Route(f"{PREFIX}/{path}", _answering(partial(endpoint, service)), methods=[method])
+        for method, path, endpoint in table
+    ]
 
 
 async def status(service: CollateralService, _request: Request) -> Response:
-    """Answer with the status as JSON."""
-    body = json.dumps(await asyncio.to_thread(describe, service)).encode()
+    """Answer with the status."""
+    return _json(await asyncio.to_thread(describe, service))
+
+
+async def refresh(service: CollateralService, request: Request) -> Response:
+    """Renew every item that is held, and tell what became of it."""
+    await service.guard.require(request, Role.COLLATERAL_ADMIN)
+    outcome = await service.renew()
+    failures = [{"item": name, **error.as_dict()} for name, error in outcome.failures]
+    return _json({"renewed": outcome.good, "failures": failures})
+
+
+async def forecast(service: CollateralService, request: Request) -> Response:
+    """Answer with what is to come for every platform that was seen."""
+    await service.guard.require(request, Role.COLLATERAL_ADMIN)
+    platforms = await asyncio.to_thread(service.platforms.all)
+    found = await forecast_all(service.cache.get, platforms, now=service.now())
+    failed = [{"tee": tee.value, "fmspc": fmspc, **error.as_dict()} for tee, fmspc, error in found.failed]
+    return _json(
+        {
+            "at": zulu(service.now()),
+            "simulated": not service.anchor.is_intel,
+            "platforms": [each.as_dict() for each in found.made],
+            "failures": failed,
+        }
+    )
+
+
+def _answering(handler: replies.Handler) -> replies.Handler:
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except KubenclaveError as error:
+            return problem(error)
+
+    return answer
+
+
+def _json(document: dict[str, Any]) -> Response:
+    body = json.dumps(document).encode()
     return Response(body, headers={"Cache-Control": "no-store"}, media_type=replies.JSON)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``kubenclave collateral``: what a file of collateral holds, who signed it and how long it is good."""
+"""``kubenclave collateral show``: what a file of collateral holds, who signed it and how long it is good."""
 
 import datetime as dt
 from typing import TYPE_CHECKING, Any, Final
@@ -28,18 +28,7 @@ _SIGNED: Final = {
 _STATE_COLOURS: Final = {"current": "green", "expired": "red", "not valid yet": "yellow", "unreadable": "red"}
 
 
-@click.group(
-    "collateral",
-    epilog=kit.examples(
-        "kubenclave collateral show collateral.json",
-        "kubenclave sim collateral --state DIR --out collateral.json --root root.der    of a SIMULATED platform",
-    ),
-)
-def command() -> None:
-    """Show collateral and how long it is good."""
-
-
-@command.command(
+@click.command(
     "show",
     short_help="Show who signed it, when it ends, what it is about.",
     epilog=kit.examples(
@@ -53,7 +42,7 @@ def command() -> None:
 @evidence.at_option(now_by_default=True)
 @evidence.root_option
 @kit.output_option
-def show(*, file: str, at: dt.datetime, root_path: str | None) -> None:
+def command(*, file: str, at: dt.datetime, root_path: str | None) -> None:
     """Show every part of FILE (- for stdin): who signed it, when it ends, what it is about.
 
     Exit code 1 when its signatures do not hold under the root, or something is not valid at that time; 3 when it is

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kubenclave collateral serve``: the collateral service by itself."""
+
+import datetime as dt
+from pathlib import Path
+from typing import Final
+
+import click
+
+from kubenclave.cli import evidence, kit
+from kubenclave.cli.frontend import Network, Trust, network_options, trust_options, warn_simulated
+from kubenclave.cli.parameters import Duration
+
+STATE: Final = "kubenclave-collateral"
+_BODY: Final = 256 << 10  # of requests other than those that bring collateral
+
+
+@click.command(
+    "serve",
+    epilog=kit.examples(
+        "kubenclave collateral serve                                      Intel's, for this machine",
+        "kubenclave collateral serve --simulated-state DIR                a SIMULATED platform's",
+        "kubenclave collateral serve --listen :8081 --tls-cert tls.crt --tls-key tls.key --workers 2",
+        "kubenclave collateral serve --offline                            bundles are brought to it",
+    ),
+)
+@click.option(
+    "--state", type=click.Path(path_type=Path), default=STATE, show_default=True, metavar="DIR", help="Database."
+)
+@trust_options
+@click.option("--offline", is_flag=True, help="Ask no source: collateral is brought.")
+@network_options(port=8081)
+@click.option(
+    "--dangerously-serve-expired",
+    "grace",
+    type=Duration(),
+    default="0s",
+    metavar="DURATION",
+    help="How long after its end collateral is served when nobody has newer.",
+)
+@kit.output_option
+def command(*, state: Path, trust: Trust, offline: bool, network: Network, grace: dt.timedelta) -> None:
+    """Serve collateral as Intel's PCS and PCCS do, verified and kept current. Runs until Ctrl-C.
+
+    Unmodified clients of PCCS work with it. Platforms and administrators need tokens, which 'kubenclave attest
+    credential create --state DIR' makes.
+    """
+    from kubenclave import log
+    from kubenclave.services.collateral.cache import CacheSettings
+    from kubenclave.services.program import MAX_BODIES, CollateralOptions, collateral_parts
+    from kubenclave.services.web.server import run
+
+    anchor = evidence.load_anchor(trust.root)
+    log.configure("collateral", simulated=not anchor.is_intel)
+    warn_simulated(simulated=not anchor.is_intel)
+    if grace:
+        kit.warn(f"RELAXED  dangerously_serve_expired: for {grace} after its end")
+    options = CollateralOptions(
+        sources=list if offline else trust.make, cache=CacheSettings(dangerously_serve_expired=grace)
+    )
+    with network.listening() as listening:
+        host, port = listening.getsockname()[:2]
+        url = f"{network.scheme}://{f'[{host}]' if ':' in host else host}:{port}/sgx/certification/v4/"
+        front = network.front(listening, dict(MAX_BODIES), _BODY)
+
+        def ready() -> None:
+            document = {"ready": True, "simulated": not anchor.is_intel, "root": anchor.digest, "url": url}
+            kit.emit(document, f"ready\n{kit.table([('collateral', url)])}")
+
+        run(lambda _metrics: collateral_parts(state, anchor, options, rate=network.per_client), front, ready)

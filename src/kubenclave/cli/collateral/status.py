@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kubenclave collateral status``: what a collateral service holds, how old it is, and why it is not newer."""
+
+from typing import Any, Final
+
+import click
+
+from kubenclave.cli import kit
+from kubenclave.cli.attest.remote import Remote, access_options
+from kubenclave.cli.collateral.service import url_option
+
+_COLOURS: Final = {"current": "green", "failing": "yellow", "expired": "red", "absent": "red"}
+
+
+@click.command(
+    "status",
+    epilog=kit.examples(
+        "kubenclave collateral status --url https://collateral.example:8081 --ca ca.pem",
+        "kubenclave collateral status --url http://localhost:8081 --output json | jq '.items[].state'",
+    ),
+)
+@url_option
+@access_options
+@kit.output_option
+def command(*, url: str, ca: str | None, token_file: str | None) -> None:
+    """Show every item of a collateral service. Exit code 1 when something has ended or was never got."""
+    document = Remote(url, token_file=token_file, ca=ca).get("/v1/collateral/status")
+    kit.emit(document, _text(document))
+    bad = [each for each in document["items"] if each["state"] in {"expired", "absent"}]
+    kit.finish(kit.ExitCode.REFUSED if bad else kit.ExitCode.GOOD)
+
+
+def _text(document: dict[str, Any]) -> str:
+    rows: list[tuple[str, ...]] = [("ITEM", "STATE", "ISSUED", "NEXT UPDATE", "NUMBER", "SOURCE")]
+    rows += [
+        (
+            kit.printable(each["item"]),
+            click.style(each["state"], fg=_COLOURS.get(each["state"])),
+            each["issued"] or "-",
+            each["next_update"] or "-",
+            str(each["tcb_evaluation_data_number"] or "-"),
+            kit.printable(each["source"] or "-"),
+        )
+        for each in document["items"]
+    ]
+    lines = [f"root {document['root']}{' (SIMULATED)' if document['simulated'] else ''} at {document['at']}"]
+    lines += ["", kit.table(rows)]
+    lines += [_failure(each["item"], each) for each in document["items"] if each["failures"]]
+    lines += [_failure(f"source {each['source']}", each) for each in document["sources"] if each["failures"]]
+    queue = ", ".join(f"{count} {state}" for state, count in document["queue"].items())
+    return "\n".join([*lines, "", f"registration queue: {queue}"])
+
+
+def _failure(name: str, each: dict[str, Any]) -> str:
+    error = each["last_error"]
+    return kit.printable(
+        f"{name}: {each['failures']} failures, last at {error['at']}: {error['message']} [{error['code']}]"
+    )
