@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A service over a SIMULATED platform on a loopback port, for clients that are not ours: by the real clock, over TLS."""
+"""A service over a SIMULATED platform on a loopback port, for clients that are not ours: real clock, real TLS."""
 
 import asyncio
 import contextlib
 import datetime as dt
 import hashlib
-import os
 import shutil
 import socket
 import ssl
@@ -57,6 +56,9 @@ class Served:
         data = hashlib.sha256(runtime_data).digest() if runtime_data else b""
         return self.platform.quote(data.ljust(64, b"\0"), debug=debug)
 
+    def policies_set(self) -> int:
+        return sum(self.service.policies.current(kind).version for kind in ("SgxEnclave", "OpenEnclave", "TdxVm"))
+
 
 def utc_now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
@@ -94,8 +96,7 @@ def served(directory: Path, *, tls: bool = True, **settings: Any) -> Iterator[Se
 
 def javascript() -> Path | None:
     """Folder of the installed packages of Microsoft's JavaScript client, None where they or node are not here."""
-    root = Path(__file__).parents[1]
-    installed = Path(os.environ.get("KUBENCLAVE_AZURE_JS", root / ".cache" / "azure-js")) / "node_modules"
+    installed = Path(__file__).parents[1] / ".cache" / "azure-js" / "node_modules"
     return installed if installed.is_dir() and shutil.which("node") else None
 
 
@@ -105,14 +106,24 @@ def _running(service: AttestationService, listening: socket.socket, context: ssl
     config = uvicorn.Config(
         attestation_app(service), lifespan="off", log_config=None, ws="none", ssl_context_factory=factory
     )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
+    server, ending = uvicorn.Server(config), threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(server, listening, ending)))
     thread.start()
     try:
         yield
     finally:
-        server.should_exit = True
+        ending.set()
         thread.join()
+
+
+async def _serve(server: uvicorn.Server, listening: socket.socket, ending: threading.Event) -> None:
+    """Serve until told to end; a connection that a client forgot after an error would hold up TLS for 30 s then."""
+    serving = asyncio.create_task(server.serve([listening]))
+    await asyncio.to_thread(ending.wait)
+    server.should_exit = True
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()
+    await serving
 
 
 def _server_context(directory: Path) -> ssl.SSLContext:

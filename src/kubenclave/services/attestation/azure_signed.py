@@ -116,12 +116,12 @@ def _verify(algorithm: Any, certificate: x509.Certificate, token: maa.Token) -> 
             "the token is signed in a way that is not known here",
             code="maa.algorithm",
             field="alg",
-            expected="RS256 (also spelled RSA256), ES256 or ECDH256",
+            expected="RS256 (also spelled RSA256) or ES256",
             found=repr(algorithm)[:40],
         )
     try:
         check(certificate.public_key(), token.signature, token.signed)
-    except (InvalidSignature, TypeError, ValueError):
+    except (InvalidSignature, TypeError):
         raise TrustError(
             "the signature of the token is not good", code="maa.signature", hint="sign header.payload as it is sent"
         ) from None
@@ -133,27 +133,16 @@ def _rsa(key: Any, signature: bytes, signed: bytes) -> None:
     key.verify(signature, signed, padding.PKCS1v15(), SHA256())
 
 
-def _ecdsa_der(key: Any, signature: bytes, signed: bytes) -> None:
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise TypeError("another kind of key")
-    key.verify(signature, signed, ec.ECDSA(SHA256()))
-
-
-def _ecdsa_raw(key: Any, signature: bytes, signed: bytes) -> None:
+def _ecdsa(key: Any, signature: bytes, signed: bytes) -> None:
     """Verify r and s of 32 bytes each, as RFC 7518 has them."""
-    if len(signature) != _P256_SIGNATURE:
-        raise ValueError("another length")
+    if not isinstance(key, ec.EllipticCurvePublicKey) or len(signature) != _P256_SIGNATURE:
+        raise TypeError("another kind of key or signature")
     r, s = (int.from_bytes(half) for half in (signature[:32], signature[32:]))
-    _ecdsa_der(key, encode_dss_signature(r, s), signed)
+    key.verify(encode_dss_signature(r, s), signed, ec.ECDSA(SHA256()))
 
 
-# Azure's Python client spells two algorithms in its own way, and writes ECDSA signatures in DER.
-_CHECKS: Final[Mapping[str, Callable[[Any, bytes, bytes], None]]] = {
-    "RS256": _rsa,
-    "RSA256": _rsa,
-    "ES256": _ecdsa_raw,
-    "ECDH256": _ecdsa_der,
-}
+# Azure's Python client spells RS256 in its own way.
+_CHECKS: Final[Mapping[str, Callable[[Any, bytes, bytes], None]]] = {"RS256": _rsa, "RSA256": _rsa, "ES256": _ecdsa}
 
 
 def _number(value: int, size: int) -> str:
