@@ -5,6 +5,11 @@ import json
 import struct
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from joserfc import jws
+from joserfc.jwk import ECKey
+
 from kubenclave.dcap.azurepolicy import DEFAULT_POLICIES, claims_of
 from kubenclave.dcap.pckext import PckCa
 from kubenclave.errors import Finding
@@ -39,6 +44,22 @@ def _sigstruct() -> bytes:
     return sign(template, samples.MODULUS, rsa_signer(samples.MODULUS, samples.PRIVATE_EXPONENT)).build()
 
 
+def _token(claims: dict[str, Any]) -> bytes:
+    """Sign a token with the key of ``JWKS``, which everybody may know."""
+    return jws.serialize_compact({"alg": "ES256", "kid": "fuzz"}, json.dumps(claims), _TOKEN_KEY, ["ES256"]).encode()
+
+
+_TOKEN_KEY: Final = ECKey.import_key(
+    ec.derive_private_key(2**200 + 1, ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+)
+JWKS: Final = json.dumps({"keys": [{**_TOKEN_KEY.as_dict(private=False), "kid": "fuzz", "alg": "ES256"}]}).encode()
+TOKEN_ISSUER: Final = "https://fuzz.example"
+_TOKEN_TIMES: Final = {"iss": TOKEN_ISSUER, "iat": 1_772_712_000, "nbf": 1_772_712_000, "exp": 1_772_715_600}
+_TOKEN_FLAGS: Final = {"simulated": False, "debug": False, "draft": False, "fresh": True, "relaxations": []}
+TOKENS: Final = [
+    _token({**_TOKEN_TIMES, "kubenclave": _TOKEN_FLAGS}),
+    _token({**_TOKEN_TIMES, "x-ms-sgx-is-debuggable": False}),
+]
 EVIDENCE: Final = make()
 EVIDENCE_WITHOUT_CHAIN: Final = make(chain_inside=False)
 QUOTES: Final = [*(samples.quote(*kind) for kind in samples.QUOTES.values()), EVIDENCE.quote]

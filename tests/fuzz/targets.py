@@ -25,10 +25,12 @@ from kubenclave.dcap.collateral import Collateral, load_json
 from kubenclave.dcap.documents import EnclaveIdentity, TcbInfo
 from kubenclave.dcap.pckext import PckCa, PckExtension
 from kubenclave.dcap.policy import Policy
+from kubenclave.dcap.token.compact import CompactToken
 from kubenclave.dcap.verdict import verify_quote
 from kubenclave.errors import FormatError, KubenclaveError, PolicyError, TrustError, UsageError, VerificationError
 from kubenclave.local import control, manifest
 from kubenclave.platform.simulated.state import PlatformState
+from kubenclave.services.attestation.relying import Rules, parse_jwks, verify_token
 from kubenclave.sgx.certification import CertificationType, Ppid
 from kubenclave.sgx.gramine import GramineEnclave
 from kubenclave.sgx.keyrequest import KeyRequest
@@ -335,6 +337,19 @@ def control_line(data: bytes) -> None:
 _COLLATERAL: Final = seeds.EVIDENCE.collateral.to_json().encode()
 _REFUSALS: Final = (FormatError, PolicyError, UsageError)
 
+
+def token(data: bytes) -> None:
+    """A token is read from its own bytes; only the one that the key signed is good."""
+    assert CompactToken.parse(data).text.encode() in data
+    assert verify_token(data, parse_jwks(seeds.JWKS), _TOKEN_RULES, now=NOW).token.text.encode() in seeds.TOKENS
+
+
+def jwks(data: bytes) -> None:
+    """A token is checked with whatever key there is."""
+    verify_token(seeds.TOKENS[0], parse_jwks(data), _TOKEN_RULES, now=NOW)
+
+
+_TOKEN_RULES: Final = Rules(issuer=seeds.TOKEN_ISSUER)
 TARGETS: Final[dict[str, Target]] = {
     "quote": Target(quote, [*seeds.QUOTES, *seeds.shared("quotes/*/quote.bin")]),
     "report-body": Target(structure(ReportBody), [samples.sgx_body()]),
@@ -378,4 +393,6 @@ TARGETS: Final[dict[str, Target]] = {
     ),
     "admission-review": Target(admission_review, seeds.REVIEWS),
     "control-line": Target(control_line, seeds.CONTROL_LINES),
+    "token": Target(token, seeds.TOKENS, (FormatError, TrustError)),
+    "jwks": Target(jwks, [seeds.JWKS], (FormatError, TrustError)),
 }

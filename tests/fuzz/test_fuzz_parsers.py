@@ -18,6 +18,7 @@ JSON = (
     "admission-review",
     "control-line",
     "platform-state",
+    "jwks",
 )
 
 

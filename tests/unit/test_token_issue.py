@@ -11,7 +11,8 @@ import jwt
 import pytest
 from jwt.types import Options
 
-from kubenclave.errors import KubenclaveError
+from kubenclave.dcap.judgement import DataType, HeldData
+from kubenclave.errors import FormatError, KubenclaveError
 from kubenclave.services.attestation.issue import JWKS_PATHS, TokenDialect, TokenIssuer, new_jti
 from kubenclave.services.attestation.keys import Algorithm, KeyRing, KeySettings
 from kubenclave.services.database import Database
@@ -143,3 +144,10 @@ def test_tokens_verify_through_a_rotation(tmp_path):
 def test_text_of_any_script_is_kept(issuer, keyring):
     claims = decode(issuer.issue(replace(judgement(), nonce="nönce 名前 12"), TokenDialect.EAR), keyring)
     assert claims["eat_nonce"] == "nönce 名前 12"
+
+
+@pytest.mark.parametrize("text", [b'{"a":"\\ud800"}', b'{"\\udfff":1}', b'{"a":1e999}'])
+def test_what_no_token_can_hold_is_refused(issuer, text):
+    with pytest.raises(FormatError) as caught:
+        issuer.issue(judgement(runtime_data=HeldData(text, DataType.JSON)), TokenDialect.AZURE)
+    assert caught.value.code == "token.value"

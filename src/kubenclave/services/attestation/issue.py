@@ -14,7 +14,7 @@ from kubenclave.dcap.token.azure import azure_claims, base64url
 from kubenclave.dcap.token.common import NAMESPACE, LogReceipt
 from kubenclave.dcap.token.ear import Dialect as EarDialect
 from kubenclave.dcap.token.ear import ear_claims
-from kubenclave.errors import UsageError
+from kubenclave.errors import FormatError, UsageError
 from kubenclave.services.attestation.keys import Algorithm, KeyRing
 
 LIFETIME: Final = dt.timedelta(hours=8)
@@ -112,4 +112,13 @@ class TokenIssuer:
 
 
 def _compact(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    """Return JSON in UTF-8. Held data that was JSON may have had what neither can hold: half a character, 1e999."""
+    try:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise FormatError(
+            "a value that no token can hold",
+            code="token.value",
+            found=str(error)[:100],
+            hint="send the data as Binary",
+        ) from error
