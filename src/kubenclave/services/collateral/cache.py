@@ -10,7 +10,7 @@ import datetime as dt
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Never
 
 import structlog
@@ -101,9 +101,19 @@ class CollateralCache:
         is not good and there is no copy.
         """
         check_key(key)
-        if self.store.used(key):
+        new = self.store.is_new_use(key)
+        if new:
             await asyncio.to_thread(self.store.note_use, key)
             self._wanted.set()
+        item = await self._good(key)
+        if new and key.kind in (Kind.TCB_INFO, Kind.IDENTITY) and key.update in (STANDARD, EARLY):
+            # Forecasts compare both generations of what is in use.
+            twin = replace(key, update=EARLY if key.update == STANDARD else STANDARD)
+            await asyncio.to_thread(self.store.note_use, twin)
+            self._wanted.set()
+        return item
+
+    async def _good(self, key: ItemKey) -> Item:
         held, now = self.store.get(key), self._now()
         if held is not None and held.issued <= now <= held.next_update:
             return held
@@ -206,7 +216,6 @@ class CollateralCache:
             raise
         await asyncio.to_thread(self.store.succeeded, key, self._now() + self._pause_before_next(item))
         _log.info("collateral.renewed", item=str(key), source=item.source, next_update=item.next_update.isoformat())
-        await self._want_both_generations(key)
         return item
 
     async def _from_sources(self, key: ItemKey, root_crl: Item | None) -> Item:
@@ -255,14 +264,6 @@ class CollateralCache:
             source=source,
             fetched=now,
         )
-
-    async def _want_both_generations(self, key: ItemKey) -> None:
-        """Have ``early`` renewed beside ``standard`` and the other way round: forecasts compare them."""
-        if key.kind in (Kind.TCB_INFO, Kind.IDENTITY) and key.update in (STANDARD, EARLY):
-            other = ItemKey(key.kind, key.subject, key.tee, EARLY if key.update == STANDARD else STANDARD)
-            if self.store.used(other):
-                await asyncio.to_thread(self.store.note_use, other)
-                self._wanted.set()
 
     def _pause_before_next(self, item: Item) -> dt.timedelta:
         """Return when to renew a copy: well before it ends, and not all at the same moment."""

@@ -136,7 +136,7 @@ class Store:
         """Return what is known of every item, by name."""
         return self._statuses()
 
-    def used(self, key: ItemKey) -> bool:
+    def is_new_use(self, key: ItemKey) -> bool:
         """Tell whether a use of the item has to be noted (``note_use``): at most once an hour."""
         rows = self.database.read("SELECT last_used FROM collateral_attempts WHERE name = ?", (str(key),))
         return not rows or rows[0]["last_used"] + _USE_GRAIN <= _seconds(self._now())
