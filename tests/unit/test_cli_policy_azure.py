@@ -10,6 +10,7 @@ import pytest
 
 from kubenclave.cli import main
 from kubenclave.dcap.azurepolicy import DEFAULT_SGX_POLICY
+from kubenclave.platform.simulated.tcb import PlatformTcb
 from kubenclave.services.attestation.evidence_store import EvidenceLimits, EvidenceStore, StoredEvidence
 from kubenclave.services.database import Database
 from tests import evidence
@@ -115,6 +116,15 @@ def test_a_quote_is_refused_with_the_reason(files, run):
     shown = json.loads(try_on(run, files, REFUSES, "--output", "json")[1])
     assert (shown["accepted"], shown["verdict"], shown["trace"]) == (False, None, [])
     assert shown["findings"][0]["code"] == "azure-policy.no-permit"
+
+
+def test_what_was_relaxed_is_said(tmp_path, run):
+    made = evidence.make(tcb=PlatformTcb.SW_HARDENING_NEEDED).write(tmp_path)
+    code, _, err = try_on(run, made, DEFAULT_SGX_POLICY)
+    assert code == 0
+    assert "RELAXED: tcb_statuses: SWHardeningNeeded" in err
+    shown = json.loads(try_on(run, made, DEFAULT_SGX_POLICY, "--output", "json")[1])
+    assert any(each.startswith("tcb_statuses") for each in shown["relaxations"])
 
 
 def test_report_data_is_a_claim(files, run):

@@ -132,13 +132,32 @@ def test_debug_enclaves_are_the_services_decision():
     assert dry_run(rule, [piece(given)], terms).outcomes[0].codes == ("azure-policy.no-permit",)
 
 
+@pytest.mark.parametrize(
+    ("tcb", "properties", "accepted", "relaxed"),
+    [
+        (PlatformTcb.UP_TO_DATE, [], True, None),
+        (PlatformTcb.SW_HARDENING_NEEDED, [], True, "tcb_statuses: SWHardeningNeeded"),
+        (PlatformTcb.OUT_OF_DATE, [], False, None),
+        (PlatformTcb.OUT_OF_DATE, ["OutOfDateConfigurationNeeded"], False, None),
+        (PlatformTcb.OUT_OF_DATE, ["OutOfDate"], True, "dangerously_accept_tcb_status: OutOfDate"),
+        (PlatformTcb.OUT_OF_DATE, ["TDRelaunchAdvised", "OutOfDate"], True, "dangerously_accept_tcb_status: OutOfDate"),
+    ],
+)
+def test_a_platform_without_its_updates_needs_a_word_of_the_policy(tcb, properties, accepted, relaxed):
+    rules = "".join(f'=>issueproperty(type="dangerously_accept_tcb_status", value="{each}");' for each in properties)
+    (outcome,) = dry_run(azure("=>permit();", configuration=rules), [piece(evidence.make(tcb=tcb))], TERMS).outcomes
+    assert outcome.accepted is accepted
+    assert outcome.codes == (() if accepted else ("azure-policy.tcb-status",))
+    named = [each for each in outcome.relaxations if not each.startswith("root:")]
+    assert [each.partition(" accepted")[0] for each in named] == ([] if relaxed is None else [relaxed])
+
+
 def test_a_policy_sees_the_tcb_status():
     rule = (
         'c:[type=="kubenclave"] => add(type="tcb", value=JsonToClaimValue(JmesPath(c.value, "tcb_status")));'
         '[type=="tcb", value=="UpToDate"] => permit();'
     )
-    late = evidence.make(tcb=PlatformTcb.OUT_OF_DATE)
-    pieces = [piece(), piece(late)]
+    pieces = [piece(), piece(evidence.make(tcb=PlatformTcb.SW_HARDENING_NEEDED))]
     assert [each.accepted for each in dry_run(azure(rule), pieces, TERMS).outcomes] == [True, False]
 
 

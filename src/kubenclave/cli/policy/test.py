@@ -115,12 +115,15 @@ def _try_azure(policy: "AzurePolicy", given: evidence.Evidence, at: dt.datetime)
         kit.finish(kit.ExitCode.REFUSED)
     verdict, issued = judgement.verdict, dict(evaluation.issued)
     document = {"accepted": True, "policy": load.AZURE, "findings": [], "issued": issued, "trace": list(trace)}
+    document["relaxations"] = [*verdict.relaxations, *evaluation.relaxations]
     mark = click.style("ACCEPTED", fg="green", bold=True)
     text = f"{mark}  by a policy in Azure's grammar, TCB status {verdict.tcb_status.value}\n{_applied(trace, issued)}"
     kit.emit({**document, "verdict": verdict.as_dict()}, text)
     for warning in shown.warnings(verdict):
         if warning != shown.NOT_CHECKED:  # this policy has said which enclave is wanted
             kit.warn(warning)
+    for relaxation in evaluation.relaxations:
+        kit.warn(f"RELAXED: {relaxation}")
 
 
 def _applied(trace: Sequence[str], issued: Mapping[str, Any]) -> str:

@@ -25,12 +25,14 @@ class Evaluation:
 
     ``refusal``: why there is no token, None when there is one. ``issued`` and ``properties``: by name a value, or a
     list where rules gave several; both empty in a refusal. ``trace``: the rules that fired, in order, one line each.
+    ``relaxations``: what the policy accepted that the default rules would not, one line each.
     """
 
     refusal: Finding | None
     issued: Mapping[str, Any]
     properties: Mapping[str, Any]
     trace: tuple[str, ...]
+    relaxations: tuple[str, ...] = ()
 
     @property
     def permitted(self) -> bool:

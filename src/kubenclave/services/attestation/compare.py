@@ -54,6 +54,7 @@ class Outcome:
     codes: tuple[str, ...] = ()
     issued: dict[str, Any] = field(default_factory=dict)
     trace: tuple[str, ...] = ()
+    relaxations: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -63,6 +64,7 @@ class Outcome:
             "codes": list(self.codes),
             "issued": self.issued,
             "trace": list(self.trace),
+            "relaxations": list(self.relaxations),
         }
 
 
@@ -136,11 +138,16 @@ def try_policy(policy: AnyPolicy, evidence: StoredEvidence, terms: Terms) -> Out
     except KubenclaveError as error:
         return Outcome(accepted=False, reasons=(str(error),), codes=(error.code,))
     if isinstance(policy, Policy):
-        return Outcome(accepted=True)
+        return Outcome(accepted=True, relaxations=judgement.relaxations)
     evaluation = try_on(policy, judgement)
     if evaluation.refusal is not None:
         return _refused([evaluation.refusal], evaluation.trace)
-    return Outcome(accepted=True, issued=dict(evaluation.issued), trace=evaluation.trace)
+    return Outcome(
+        accepted=True,
+        issued=dict(evaluation.issued),
+        trace=evaluation.trace,
+        relaxations=(*judgement.relaxations, *evaluation.relaxations),
+    )
 
 
 def _refused(findings: Sequence[Finding], trace: tuple[str, ...] = ()) -> Outcome:
