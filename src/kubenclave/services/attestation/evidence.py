@@ -4,6 +4,7 @@
 import functools
 import hashlib
 import hmac
+import json
 import re
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -128,9 +129,25 @@ def _octets(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+def read_json(data: bytes, name: str) -> Any:
+    """Read JSON whose text is Unicode: a lone surrogate, which an escape can smuggle in, fits into no token or table.
+
+    Raises FormatError (codes ``json.*``).
+    """
+    value = load_json(data, name)
+    if b"\\u" in data:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise FormatError(
+                f"{name} is not JSON", code="json.malformed", expected="Unicode text", found="a lone surrogate"
+            ) from None
+    return value
+
+
 def _check_json(data: bytes, name: str) -> None:
     """Refuse what is said to be JSON and would not go into a token as an object."""
-    value = load_json(data, name)
+    value = read_json(data, name)
     if not isinstance(value, dict):
         raise FormatError(
             "held data is no JSON object",

@@ -10,6 +10,7 @@ verified before anybody is asked, else whoever makes up an FMSPC would choose wh
 import asyncio
 import dataclasses
 import datetime as dt
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -73,9 +74,9 @@ class Judge:
             draft=draft,
         )
         if isinstance(wanted, AzurePolicy):
-            evaluation = appraise(wanted, judgement)
-            evaluation.check()
-            judgement = dataclasses.replace(judgement, issued=evaluation.issued)
+            said = appraise(wanted, judgement)
+            relaxations = (*judgement.relaxations, *said.relaxations)
+            judgement = dataclasses.replace(judgement, issued=said.issued, relaxations=relaxations)
         return await self._prove_fresh(judgement, evidence)
 
     async def _collateral(self, evidence: Evidence) -> Collateral:
@@ -94,9 +95,18 @@ class Judge:
                 found=certification.kind.name,
                 hint="send the PCK certificate chain of that platform as pck_chain",
             )
-        chain = verify_pck_chain(pem, self.settings.anchor, self.cache)
-        fmspc, ca = chain.extension.fmspc.hex(), chain.ca_kind.value
+        fmspc, ca = self._platform(pem)
         return await self.provider.collateral(TEES[quote.header.tee_type], fmspc, ca)
+
+    def _platform(self, pem: bytes) -> tuple[str, str]:
+        """Return FMSPC and CA of a chain that holds under our root, whatever the time."""
+        anchor = self.settings.anchor
+
+        def check() -> tuple[str, str]:
+            chain = verify_pck_chain(pem, anchor, self.cache)
+            return chain.extension.fmspc.hex(), chain.ca_kind.value
+
+        return self.cache.get_or_check(("platform", hashlib.sha256(pem).digest(), anchor.identity), check)
 
     async def _prove_fresh(self, judgement: Judgement, evidence: Evidence) -> Judgement:
         """Use up the challenge that the verified quote speaks of, where there is one: last, so that refusals cost none.

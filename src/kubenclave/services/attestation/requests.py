@@ -7,11 +7,17 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
-from kubenclave.dcap.collateral import load_json
 from kubenclave.dcap.judgement import DataType, HeldData
 from kubenclave.dcap.ratls import RaTlsCertificate
 from kubenclave.errors import FormatError
-from kubenclave.services.attestation.evidence import MAX_HELD_DATA, MAX_NONCE, MAX_PCK_CHAIN, MAX_QUOTE, Evidence
+from kubenclave.services.attestation.evidence import (
+    MAX_HELD_DATA,
+    MAX_NONCE,
+    MAX_PCK_CHAIN,
+    MAX_QUOTE,
+    Evidence,
+    read_json,
+)
 from kubenclave.wire.maa import open_enclave_quote
 
 MAX_BODY: Final = 256 * 1024
@@ -92,14 +98,14 @@ def read(kind: type[_T], body: bytes, limit: int = MAX_BODY) -> _T:
         raise FormatError(
             "the request is too long", code="request.size", expected=f"at most {limit} bytes", found=f"{len(body)}"
         )
-    return convert(kind, load_json(body, "the request"))
+    return convert(kind, read_json(body, "the request"))
 
 
 def convert(kind: type[_T], document: Any) -> _T:
     """Take a JSON value for a request of that kind. Raises FormatError ``request.malformed``."""
     try:
         return msgspec.convert(document, kind)
-    except ValueError as error:  # msgspec.ValidationError, and UnicodeEncodeError of a lone surrogate
+    except msgspec.ValidationError as error:
         raise _unfit(error) from None
 
 
@@ -159,7 +165,7 @@ def _encoded(text: str, name: str) -> bytes:
         raise _malformed(name, "PEM", "characters that are not ASCII") from None
 
 
-def _unfit(error: ValueError) -> FormatError:
+def _unfit(error: msgspec.ValidationError) -> FormatError:
     """Say in our words what msgspec says, as "Expected `int`, got `str` - at `$.version`"."""
     text, _, path = str(error).partition(" - at `$")
     text, where = text.replace("`", ""), path.rstrip("`").removeprefix(".")
