@@ -21,7 +21,11 @@ Object = dict[str, Any]
 VARIATIONS: dict[str, Object] = {
     "policies": {"admission": {"mode": "policies"}},
     "webhook": {"admission": {"mode": "webhook"}},
-    "simulated": {"admission": {"mode": "policies"}, "simulated": {"enabled": True}},
+    "simulated": {
+        "admission": {"mode": "policies"},
+        "simulated": {"enabled": True},
+        "attestation": {"enabled": True, "open": True, "persistence": {"enabled": False}},
+    },
     "devices": {"admission": {"mode": "policies", "enclaveWithoutEpc": "warn"}, "epcMode": "devices"},
     "least": {
         "admission": {"mode": "webhook"},
@@ -47,6 +51,26 @@ VARIATIONS: dict[str, Object] = {
         "nodeAgent": {"nodeSelector": {"pool": "sgx"}, "podAnnotations": {"team": "a"}, "podLabels": {"team": "a"}},
         "simulated": {"enabled": True, "nodeSelector": {"pool": "sgx"}},
         "dashboards": {"enabled": True},
+        "attestation": {"enabled": True, "clientsFrom": [{"podSelector": {}}], "persistence": {"storageClass": "fast"}},
+        "collateral": {"enabled": True, "persistence": {"existingClaim": "collateral"}},
+    },
+    "services": {
+        "admission": {"mode": "policies"},
+        "attestation": {
+            "enabled": True,
+            "issuer": "https://attest.example",
+            "tls": {"secretName": "attest-tls", "clientCaSecretName": "clients"},
+            "credentialsSecretName": "tokens",
+            "withCollateral": False,
+            "workers": 2,
+            "rate": 10,
+            "extraArgs": ["--keep-evidence=100"],
+        },
+        "collateral": {
+            "enabled": True,
+            "sources": ["pccs=https://pccs.example:8081", "intel"],
+            "credentialsSecretName": "tokens",
+        },
     },
 }
 

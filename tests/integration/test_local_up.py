@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -159,6 +160,8 @@ def status(up: Up) -> Status:
 
 
 def test_ready_says_where_everything_is(up):
+    url = up.ready.pop("attestation_url")
+    assert re.fullmatch(r"http://127\.0\.0\.1:[0-9]+/simulated", url)
     assert up.ready == {
         "ready": True,
         "simulated": True,

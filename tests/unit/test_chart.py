@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The chart as a site renders it: documented, checked values; nothing above its rights; the same output every time."""
 
+import importlib
 import itertools
 import json
 import re
@@ -14,6 +15,7 @@ from tests.chart import CHART, NAMESPACE, VARIATIONS, Object, containers, helm, 
 
 pytestmark = pytest.mark.skipif(helm() is None, reason="Helm is not built: make cluster-tools")
 
+SERVICES = ("attestation", "collateral")
 TEMPLATES = sorted((CHART / "templates").rglob("*.yaml"))
 CLUSTER_WIDE = {
     "ClusterRole", "ClusterRoleBinding", "MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding",
@@ -215,7 +217,9 @@ def test_pods_are_what_platform_engineers_expect(objects):
             assert container["imagePullPolicy"], name
 
 
-@pytest.mark.parametrize("component", ["nodeAgent", "quoteHelper", "webhook", "exporter", "simulated"])
+@pytest.mark.parametrize(
+    "component", ["nodeAgent", "quoteHelper", "webhook", "exporter", "simulated", "attestation", "collateral"]
+)
 def test_what_a_site_sets_reaches_the_pods(component):
     names = {
         "nodeAgent": "kubenclave-node-agent",
@@ -223,6 +227,8 @@ def test_what_a_site_sets_reaches_the_pods(component):
         "webhook": "kubenclave-webhook",
         "exporter": "kubenclave-exporter",
         "simulated": "kubenclave-simulator",
+        "attestation": "kubenclave-attestation",
+        "collateral": "kubenclave-collateral",
     }
     toleration = {"key": "dedicated", "operator": "Exists"}
     own: Object = {
@@ -238,7 +244,7 @@ def test_what_a_site_sets_reaches_the_pods(component):
         "imagePullSecrets": [{"name": "registry"}],
         "simulated": {"enabled": component == "simulated"},
     }
-    site[component] = site.get(component, {}) | own
+    site[component] = site.get(component, {}) | own | ({"enabled": True} if component in SERVICES else {})
     pod = dict(pods(render(site)))[names[component]]
     container = pod["spec"]["containers"][0]
     assert (container["image"], container["imagePullPolicy"]) == ("r.example/other:7", "Always")
@@ -260,7 +266,7 @@ def test_network_policies_go_by_ports_that_exist():
         for rule in found["spec"].get("ingress", [])
         for port in rule["ports"]
     }
-    assert named == {"metrics", "webhook", "issuer"}
+    assert named == {"metrics", "webhook", "issuer", "attestation", "collateral"}
     assert named <= ports
 
 
@@ -301,3 +307,78 @@ def test_the_autoscaler_templates_in_the_guide_are_those_of_the_table():
     overlay = yaml.safe_load(block)
     assert overlay["spec"]["requirements"][0]["values"] == ["Standard_DC4s_v3"]
     assert overlay["spec"]["capacity"]["sgx.intel.com/epc"] == str(epc)
+
+
+# Services.
+
+
+def service_pod(variation, name, **more):
+    values = VARIATIONS[variation]
+    return dict(pods(render(values | {name: values[name] | more})))[f"kubenclave-{name}"]["spec"]
+
+
+def arguments(pod):
+    return pod["containers"][0]["args"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_services_are_off_unless_asked_for(name):
+    objects = render(VARIATIONS["policies"])
+    assert [each for each in objects if each["metadata"]["name"] == f"kubenclave-{name}"] == []
+
+
+def test_a_simulated_service_has_the_root_and_collateral_of_the_issuer_and_says_so():
+    pod = service_pod("simulated", "attestation")
+    assert {"--root=/simulated/root.pem", "--source=dir=/simulated", "--open"} <= set(arguments(pod))
+    assert "--issuer=http://kubenclave-attestation.kubenclave.svc:8443/simulated" in arguments(pod)
+    assert "--source=intel" not in arguments(pod)
+    (mounted,) = [each["configMap"] for each in pod["volumes"] if "configMap" in each]
+    assert mounted["name"] == "kubenclave-simulated-collateral"
+    assert {each["key"] for each in mounted["items"]} == {"root.pem", "collateral.json"}
+
+
+def test_a_service_with_tls_speaks_no_plain_http_and_finds_its_secrets():
+    pod = service_pod("services", "attestation")
+    assert {"--tls-cert=/tls/tls.crt", "--client-ca=/client-ca/ca.crt", "--token-needed"} <= set(arguments(pod))
+    assert {"--credentials=/credentials/credentials.json", "--keep-evidence=100", "--rate=10"} <= set(arguments(pod))
+    assert not {"--dangerously-plain-http", "--with-collateral", "--open"} & set(arguments(pod))
+    secrets = {each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
+    assert secrets == {"attest-tls", "clients", "tokens"}
+    assert arguments(service_pod("services", "collateral"))[-2:] == [
+        "--source=pccs=https://pccs.example:8081",
+        "--source=intel",
+    ]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_one_pod_at_a_time_has_the_databases_and_no_word_with_the_api_server(name):
+    objects = render(VARIATIONS["services"])
+    (deployment,) = [
+        each for each in objects if each["kind"] == "Deployment" and each["metadata"]["name"] == f"kubenclave-{name}"
+    ]
+    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    assert deployment["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+    (claim,) = [
+        each
+        for each in objects
+        if each["kind"] == "PersistentVolumeClaim" and each["metadata"]["name"] == f"kubenclave-{name}"
+    ]
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_databases_lie_where_the_site_says():
+    volumes = {each["name"]: each for each in service_pod("most", "collateral")["volumes"]}
+    assert volumes["state"]["persistentVolumeClaim"]["claimName"] == "collateral"
+    volumes = {each["name"]: each for each in service_pod("simulated", "attestation")["volumes"]}
+    assert volumes["state"]["emptyDir"] == {"sizeLimit": "1Gi"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("variation", ["services", "most"])
+def test_the_commands_know_every_argument_of_the_chart(name, variation):
+    module = {"attestation": "attest", "collateral": "collateral"}[name]
+    command = importlib.import_module(f"kubenclave.cli.{module}.serve").command
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    words = arguments(service_pod(variation, name))
+    assert words[:2] == [module, "serve"]
+    assert {word.partition("=")[0] for word in words[2:]} <= known

@@ -33,17 +33,16 @@ def command() -> None:
 
 
 def _place(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say whose credentials are meant."""
+    """Give a command the option that says whose credentials are meant."""
     state = click.option(
         "--state",
         type=click.Path(path_type=Path),
         default="kubenclave-attestation",
         show_default=True,
         metavar="DIR",
-        help="State directory of the service.",
+        help="State directory of the service, attestation or collateral.",
     )
-    alone = click.option("--collateral", is_flag=True, help="Of a collateral service that runs by itself.")
-    return state(alone(kit.output_option(function)))
+    return state(kit.output_option(function))
 
 
 def _terms(function: Callable[..., None]) -> Callable[..., None]:
@@ -126,18 +125,19 @@ def new() -> None:
 
 
 @contextmanager
-def _opened(*, state: Path, collateral: bool) -> "Iterator[Credentials]":
-    """Open the credentials of a service that has a state directory."""
+def _opened(*, state: Path) -> "Iterator[Credentials]":
+    """Open the credentials of a service that has run: a collateral service by itself keeps its own."""
     from kubenclave.services.attestation.service import DATABASE as ATTESTATION
     from kubenclave.services.database import Database
     from kubenclave.services.program import DATABASE as COLLATERAL
     from kubenclave.services.web.credentials import Credentials
 
-    if not state.is_dir():
+    path = next((state / name for name in (ATTESTATION, COLLATERAL) if (state / name).is_file()), None)
+    if path is None:
         raise UsageError(
-            f"there is no state directory {state}", code="cli.input", hint="start the service once, or give --state"
+            f"no service keeps its state in {state}", code="cli.input", hint="start the service once, or give --state"
         )
-    database = Database(state / (COLLATERAL if collateral else ATTESTATION))
+    database = Database(path)
     try:
         yield Credentials(database, lambda: dt.datetime.now(dt.UTC))
     finally:

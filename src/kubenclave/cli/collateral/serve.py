@@ -8,7 +8,15 @@ from typing import Final
 import click
 
 from kubenclave.cli import evidence, kit
-from kubenclave.cli.frontend import Network, Trust, network_options, trust_options, warn_simulated
+from kubenclave.cli.frontend import (
+    Network,
+    Trust,
+    credentials_option,
+    network_options,
+    take_credentials,
+    trust_options,
+    warn_simulated,
+)
 from kubenclave.cli.parameters import Duration
 
 STATE: Final = "kubenclave-collateral"
@@ -30,6 +38,7 @@ _BODY: Final = 256 << 10  # of requests other than those that bring collateral
 @trust_options
 @click.option("--offline", is_flag=True, help="Ask no source: collateral is brought.")
 @network_options(port=8081)
+@credentials_option
 @click.option(
     "--dangerously-serve-expired",
     "grace",
@@ -39,7 +48,15 @@ _BODY: Final = 256 << 10  # of requests other than those that bring collateral
     help="How long after its end collateral is served when nobody has newer.",
 )
 @kit.output_option
-def command(*, state: Path, trust: Trust, offline: bool, network: Network, grace: dt.timedelta) -> None:
+def command(
+    *,
+    state: Path,
+    trust: Trust,
+    offline: bool,
+    network: Network,
+    credentials_path: str | None,
+    grace: dt.timedelta,
+) -> None:
     """Serve collateral as Intel's PCS and PCCS do, verified and kept current. Runs until Ctrl-C.
 
     Unmodified clients of PCCS work with it. Platforms and administrators need tokens, which 'kubenclave attest
@@ -47,7 +64,7 @@ def command(*, state: Path, trust: Trust, offline: bool, network: Network, grace
     """
     from kubenclave import log
     from kubenclave.services.collateral.cache import CacheSettings
-    from kubenclave.services.program import MAX_BODIES, CollateralOptions, collateral_parts
+    from kubenclave.services.program import DATABASE, MAX_BODIES, CollateralOptions, collateral_parts
     from kubenclave.services.web.server import run
 
     anchor = evidence.load_anchor(trust.root)
@@ -62,6 +79,7 @@ def command(*, state: Path, trust: Trust, offline: bool, network: Network, grace
         host, port = listening.getsockname()[:2]
         url = f"{network.scheme}://{f'[{host}]' if ':' in host else host}:{port}/sgx/certification/v4/"
         front = network.front(listening, dict(MAX_BODIES), _BODY)
+        take_credentials(credentials_path, state / DATABASE)
 
         def ready() -> None:
             document = {"ready": True, "simulated": not anchor.is_intel, "root": anchor.digest, "url": url}
