@@ -32,7 +32,8 @@ def attestation_app(service: AttestationService) -> Starlette:
     path = service.settings.path
     failures = _Failures(path)
     return Starlette(
-        routes=[Mount(path, routes=routes)] if path else routes,
+        # EGo's client puts the paths of Azure's API behind the host, whatever the path of the URL that it was given.
+        routes=[Mount(path, routes=routes), *azure_routes(service)] if path else routes,
         exception_handlers={
             KubenclaveError: failures.refused,
             HTTPException: failures.no_route,
