@@ -21,16 +21,15 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from kubenclave.dcap.anchor import TrustAnchor
-from kubenclave.dcap.collateral import Collateral
 from kubenclave.errors import KubenclaveError, PlatformError, UsageError
 from kubenclave.services.attestation.app import attestation_app
 from kubenclave.services.attestation.azure_http import error_response, is_azure_path
+from kubenclave.services.attestation.provider import CachedCollateral
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.attestation.settings import Settings
 from kubenclave.services.collateral.app import BODIES, PREFIXES, collateral_routes
-from kubenclave.services.collateral.assemble import collateral_for
 from kubenclave.services.collateral.cache import CacheSettings, CollateralCache
-from kubenclave.services.collateral.items import STANDARD, Tee
+from kubenclave.services.collateral.items import STANDARD
 from kubenclave.services.collateral.replies import failure
 from kubenclave.services.collateral.service import CollateralService
 from kubenclave.services.collateral.sources.base import Source
@@ -61,18 +60,6 @@ class CollateralOptions:
     update: str = STANDARD
 
 
-@dataclass(frozen=True, slots=True)
-class CachedCollateral:
-    """The provider of verdicts: the cache of this process."""
-
-    cache: CollateralCache
-    update: str
-
-    async def collateral(self, tee: Tee, fmspc: str, ca: str) -> Collateral:
-        """Return the collateral of the platforms of an FMSPC under a CA, from the cache or its sources."""
-        return await collateral_for(self.cache.get, tee=tee, fmspc=fmspc, ca=ca, update=self.update)
-
-
 def attestation_parts(
     settings: Settings,
     options: CollateralOptions,
@@ -88,7 +75,7 @@ def attestation_parts(
     settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     cache, database = _cache(settings.state, settings.anchor, options)
     try:
-        service = AttestationService.create(settings, CachedCollateral(cache, options.update), _now)
+        service = AttestationService.create(settings, CachedCollateral(cache.get, options.update), _now)
     except BaseException:
         database.close()
         raise

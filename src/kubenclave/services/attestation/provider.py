@@ -6,7 +6,7 @@ from typing import Protocol
 
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.services.collateral.assemble import Getter, collateral_for
-from kubenclave.services.collateral.items import Tee
+from kubenclave.services.collateral.items import STANDARD, Tee
 
 
 class CollateralProvider(Protocol):
@@ -23,13 +23,14 @@ class CollateralProvider(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CachedCollateral:
-    """From a collateral cache: ``get`` is that of ``CollateralCache``."""
+    """From a collateral cache: ``get`` is that of ``CollateralCache``; ``update`` is the generation."""
 
     get: Getter
+    update: str = STANDARD
 
     async def collateral(self, tee: Tee, fmspc: str, ca: str) -> Collateral:
-        """Put the six items together."""
-        return await collateral_for(self.get, tee=tee, fmspc=fmspc, ca=ca)
+        """Put the four items together."""
+        return await collateral_for(self.get, tee=tee, fmspc=fmspc, ca=ca, update=self.update)
 
 
 @dataclass(frozen=True, slots=True)
