@@ -172,4 +172,4 @@ def test_tcb_info_that_is_signed_and_yet_none():
 def test_keys_that_name_nothing(key: ItemKey):
     with pytest.raises(UsageError) as caught:
         check_key(key)
-    assert caught.value.code == "collateral.key"
+    assert caught.value.code == "collateral.no-such-item"
