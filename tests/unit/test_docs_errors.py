@@ -19,6 +19,7 @@ LOG_CALLS = {"debug", "info", "warning", "error", "exception", "_tell"}
 NO_CODES = {
     "attestation.db",
     "c.own",
+    "collateral.db",
     "ear.appraisal-policy-id",
     "ear.status",
     "ear.trustworthiness-vector",
