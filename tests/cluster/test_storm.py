@@ -130,9 +130,8 @@ class Storm:
 
     def _kill_agent(self) -> None:
         for one in self.cluster.items("pods", NAMESPACE, "app.kubernetes.io/component=node-agent"):
-            self.cluster.kubectl(
-                "delete", "pod", one["metadata"]["name"], "-n", NAMESPACE, "--grace-period=0", "--force", "--wait=false"
-            )
+            at_once = ("--grace-period=0", "--force", "--wait=false", "--ignore-not-found")  # an upgrade may be under way
+            self.cluster.kubectl("delete", "pod", one["metadata"]["name"], "-n", NAMESPACE, *at_once)
 
     def _upgrade_agent(self) -> None:
         self.cluster.kubectl("rollout", "restart", "daemonset/kubenclave-node-agent", "-n", NAMESPACE)
