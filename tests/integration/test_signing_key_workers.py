@@ -19,7 +19,9 @@ import datetime as dt, sys
 from pathlib import Path
 from kubenclave.services.attestation.keys import Algorithm, KeyRing, KeySettings
 from kubenclave.services.database import Database
+from kubenclave import log
 
+log.configure("worker")
 database = Database(Path(sys.argv[1]))
 ring = KeyRing(database, lambda: dt.datetime.now(dt.UTC), KeySettings(
     issuer_url=sys.argv[2], simulated=True, publish_ahead=dt.timedelta(0)))
@@ -35,7 +37,11 @@ class Worker:
 
     def __init__(self, path: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(path), URL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", WORKER, str(path), URL],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
 
     def sign(self, algorithm: Algorithm) -> str:

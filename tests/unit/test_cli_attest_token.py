@@ -237,10 +237,11 @@ def keys(capsys, *words: str) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.fixture
-def state(tmp_path) -> str:
+def state(tmp_path, capsys) -> str:
     database = Database(tmp_path / "attestation.db")
     KeyRing(database, lambda: dt.datetime.now(dt.UTC), KeySettings(issuer_url=URL, simulated=True))
     database.close()
+    capsys.readouterr()  # the log, which is for nobody here
     return str(tmp_path)
 
 

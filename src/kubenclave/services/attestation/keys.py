@@ -7,25 +7,24 @@ moment and none has to do anything for it. A key is made where there never was o
 is an error, never replaced in silence.
 """
 
-import base64
 import datetime as dt
-import enum
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from joserfc import jws
+import structlog
 from joserfc.jwk import ECKey, RSAKey
 
 from kubenclave.errors import PlatformError, UsageError
 from kubenclave.services.attestation import keyfiles
 from kubenclave.services.attestation.certificates import PrivateKey, issuer_certificate
+from kubenclave.services.attestation.signing import Algorithm, KeySettings, SigningKey, State
 from kubenclave.services.database import Database
+
+__all__ = ["Algorithm", "KeyRing", "KeySettings", "SigningKey", "State"]
 
 MIGRATIONS: Final = (
     """
@@ -47,97 +46,7 @@ MIGRATIONS: Final = (
 )
 _ROOM: Final = "signing-keys"
 SIMULATED_PREFIX: Final = "simulated-"
-_SKEW: Final = dt.timedelta(minutes=5)
-_CACHE: Final = dt.timedelta(hours=1)  # jose keeps a key set for 10 minutes, PyJWT for 5
-
-
-class Algorithm(enum.StrEnum):
-    """Signature algorithms (RFC 7518): RS256 for the Azure dialect, ES256 for everything else."""
-
-    RS256 = keyfiles.RS256
-    ES256 = keyfiles.ES256
-
-
-class State(enum.StrEnum):
-    """What a key is for at a moment."""
-
-    NEXT = "next"
-    ACTIVE = "active"
-    RETIRED = "retired"
-    WITHDRAWN = "withdrawn"  # not published: its time is over, or it was revoked
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeySettings:
-    """How keys are made and for how long they are seen.
-
-    ``publish_ahead``: how long a key is published before it signs; no less than clients keep a key set.
-    ``files``: keys that lie in files of the operator's instead of the database.
-    """
-
-    issuer_url: str
-    simulated: bool
-    token_lifetime: dt.timedelta = dt.timedelta(hours=8)
-    publish_ahead: dt.timedelta = dt.timedelta(minutes=15)
-    rsa_bits: int = 2048
-    files: Mapping[Algorithm, Path] = field(default_factory=dict)
-
-    @property
-    def overlap(self) -> dt.timedelta:
-        """How long a retired key stays published: lifetime of its tokens, skew of clocks, caches."""
-        return self.token_lifetime + _SKEW + _CACHE
-
-    def to_json(self) -> str:
-        """Return the settings as the database keeps them, for tools that change keys while the service runs."""
-        members = {
-            "issuer_url": self.issuer_url,
-            "simulated": self.simulated,
-            "token_lifetime": self.token_lifetime.total_seconds(),
-            "publish_ahead": self.publish_ahead.total_seconds(),
-            "rsa_bits": self.rsa_bits,
-            "files": {str(algorithm): str(path) for algorithm, path in self.files.items()},
-        }
-        return json.dumps(members, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Return what ``to_json`` wrote."""
-        members = json.loads(text)
-        return cls(
-            issuer_url=members["issuer_url"],
-            simulated=members["simulated"],
-            token_lifetime=dt.timedelta(seconds=members["token_lifetime"]),
-            publish_ahead=dt.timedelta(seconds=members["publish_ahead"]),
-            rsa_bits=members["rsa_bits"],
-            files={Algorithm(algorithm): Path(path) for algorithm, path in members["files"].items()},
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SigningKey:
-    """A key and its public face. ``kid`` is the RFC 7638 thumbprint, ``certificate`` DER."""
-
-    kid: str
-    algorithm: Algorithm
-    jwk: Mapping[str, Any]
-    number: int
-    created: dt.datetime
-    active_from: dt.datetime
-    revoked: dt.datetime | None
-    file: str | None
-    private: RSAKey | ECKey | None = field(repr=False)  # None: revoked, or its file cannot be read
-
-    @cached_property
-    def certificate(self) -> bytes:
-        """The certificate of ``x5c``, DER."""
-        return base64.b64decode(self.jwk["x5c"][0])
-
-    def sign(self, payload: bytes, header: Mapping[str, Any]) -> str:
-        """Return a JWS in compact form (RFC 7515); ``alg`` and ``kid`` are added to its header."""
-        if self.private is None:
-            raise keyfiles.missing(self.file or self.kid, "no private key")
-        protected = {"alg": self.algorithm.value, "kid": self.kid, **header}
-        return jws.serialize_compact(protected, payload, self.private, algorithms=[self.algorithm.value])
+_log = structlog.get_logger()
 
 
 class KeyRing:
@@ -238,22 +147,27 @@ class KeyRing:
         path = self.settings.files.get(algorithm)
         given = None if path is None else keyfiles.read(path, algorithm)
         with self._database.transaction() as connection:
-            present = self._of(algorithm)
+            present, made = self._of(algorithm), None
             self._check_root(present)
             if given is not None:
-                self._adopt(connection, given, str(path), present)
+                made = self._adopt(connection, given, str(path), present)
             elif not present:
-                self._insert(connection, keyfiles.generate(algorithm, self.settings.rsa_bits), at_once=True)
+                made = self._insert(connection, keyfiles.generate(algorithm, self.settings.rsa_bits), at_once=True)
+        if made is not None:
+            _log.info("keys.added", kid=made, algorithm=algorithm.value, file=str(path) if path else None)
 
     def _adopt(
         self, connection: sqlite3.Connection, given: PrivateKey, path: str, present: Sequence[SigningKey]
-    ) -> None:
-        """Take note of a key in a file; a new one waits for its turn where another can still sign until then."""
+    ) -> str | None:
+        """Take note of a key in a file and return its ``kid`` if it is new.
+
+        A new one waits for its turn where another can still sign until then.
+        """
         kid = self._kid(keyfiles.to_jose(given))
         known = next((key for key in present if key.kid == kid), None)
         if known is None:
-            self._insert(connection, given, at_once=all(key.private is None for key in present), file=path)
-        elif known.revoked is not None:
+            return self._insert(connection, given, at_once=all(key.private is None for key in present), file=path)
+        if known.revoked is not None:
             raise UsageError(
                 "the file holds a signing key that was revoked",
                 code="signing-key.revoked",
@@ -261,9 +175,10 @@ class KeyRing:
                 found=kid,
                 hint="put a new key into the file",
             )
-        elif known.file != path:
+        if known.file != path:
             connection.execute("UPDATE signing_keys SET file = ?, private = NULL WHERE kid = ?", (path, kid))
             _count_change(connection)
+        return None
 
     def _insert(
         self, connection: sqlite3.Connection, private: PrivateKey, *, at_once: bool, file: str | None = None
@@ -373,7 +288,7 @@ def _active(siblings: Sequence[SigningKey], now: dt.datetime) -> SigningKey:
     """Return the last key whose time has come; the first of all where a clock was set back. Oldest come first."""
     good = [key for key in siblings if key.revoked is None]
     if not good:
-        raise PlatformError("no signing key is left", code="signing-key.missing", hint="rotate makes one")
+        raise PlatformError("no signing key is left", code="signing-key.missing", hint="restore the database")
     return next((key for key in reversed(good) if key.active_from <= now), good[0])
 
 
@@ -389,6 +304,7 @@ def _load(row: sqlite3.Row) -> PrivateKey | None:
 
 
 def _count_change(connection: sqlite3.Connection) -> None:
+    """Tell every worker to read the keys again; last in a transaction, which may still be undone."""
     connection.execute("UPDATE signing_key_changes SET number = number + 1")
 
 
