@@ -7,7 +7,7 @@ import pytest
 
 from kubenclave.dcap.judgement import DataType, Freshness, HeldData
 from kubenclave.dcap.pckext import PckCa
-from kubenclave.errors import FormatError, TrustError, UnreachableError
+from kubenclave.errors import FormatError, PolicyError, TrustError, UnreachableError
 from kubenclave.platform.simulated.tcb import FMSPC, PlatformTcb
 from kubenclave.services.attestation.evidence import MAX_HELD_DATA, MAX_QUOTE, Evidence
 from kubenclave.services.attestation.provider import CachedCollateral
@@ -81,6 +81,22 @@ def test_platform_that_needs_an_update_is_told_and_left_to_the_policy(attestatio
     platform = simulated_platform.Platform.ready(tcb)
     attestation.service.judge.provider = Asked(platform.collateral())
     assert judged(attestation, Evidence(quote=platform.quote())).verdict.tcb_status.value == "OutOfDate"
+
+
+def test_platform_without_updates_needs_a_word_of_an_azure_policy_and_results_show_it(attestation):
+    platform = simulated_platform.Platform.ready(PlatformTcb.OUT_OF_DATE)
+    attestation.service.judge.provider = Asked(platform.collateral())
+    given, policies = Evidence(quote=platform.quote()), attestation.service.policies
+    with pytest.raises(PolicyError) as caught:
+        judged(attestation, given, policies.current("SgxEnclave"))
+    assert caught.value.code == "azure-policy.tcb-status"
+    text = (
+        "version= 1.1; configurationrules {"
+        ' => issueproperty(type="dangerously_accept_tcb_status", value="OutOfDate"); };'
+        " authorizationrules { => permit(); }; issuancerules {};"
+    )
+    policy = policies.put("SgxEnclave", text, "azure", by="test")
+    assert any("OutOfDate" in each for each in judged(attestation, given, policy).relaxations)
 
 
 @pytest.mark.parametrize(
