@@ -16,13 +16,15 @@ from joserfc.jwk import ECKey, RSAKey
 
 from kubenclave.dcap.binding import bound_key
 from kubenclave.dcap.judgement import Freshness, Judgement
+from kubenclave.dcap.policy import PRIVILEGED_FLAGS
 from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.errors import Finding, FormatError, PolicyError, UsageError
 from kubenclave.services.attestation.entries import accepted_entry, refused_entry
 from kubenclave.services.attestation.log import Receipt, VerdictLog
 from kubenclave.services.attestation.policies import StoredPolicy
 from kubenclave.services.attestation.secrets import SecretInfo, SecretStore
-from kubenclave.sgx.quote import TeeType
+from kubenclave.sgx.quote import Body, TeeType
+from kubenclave.sgx.report import ReportBody
 
 ENCRYPTION: Final = "A256GCM"
 _CURVES: Final = ("P-256", "P-384", "P-521")
@@ -89,14 +91,15 @@ async def release(
 def release_findings(secret: SecretInfo, judgement: Judgement) -> list[Finding]:
     """Return everything that speaks against giving this secret on this judgement."""
     verdict, policy = judgement.verdict, judgement.policy
-    tee = verdict.quote.header.tee_type
+    tee, body = verdict.quote.header.tee_type, verdict.quote.body
     found = "none" if policy is None else policy.digest.hex()
     checks = (
         (judgement.freshness is Freshness.CHALLENGE, "release.not-fresh", "challenge", "one of ours, bound", "none"),
         (policy is not None and policy.digest == secret.policy, "release.policy", "policy", secret.policy.hex(), found),
         ((tee is TeeType.TDX) is (secret.tee_type == "TdxVm"), "release.tee", "TEE", secret.tee_type, tee.name),
         (not judgement.draft, "release.draft", "policy", "one that an administrator set", "a draft of the request's"),
-        (not verdict.quote.body.debug, "release.debug", "DEBUG attribute", "clear", "set"),
+        (not body.debug, "release.debug", "DEBUG attribute", "clear", "set"),
+        (not _is_privileged(body), "release.privileged", "ATTRIBUTES", "no keys that identify the platform", "some"),
         (
             verdict.tcb_status is TcbStatus.UP_TO_DATE,
             "release.tcb-status",
@@ -119,6 +122,10 @@ def release_findings(secret: SecretInfo, judgement: Judgement) -> list[Finding]:
         if not each.startswith(_NOT_RELAXING)
     ]
     return findings
+
+
+def _is_privileged(body: Body) -> bool:
+    return isinstance(body, ReportBody) and bool(body.attributes.flags & PRIVILEGED_FLAGS)
 
 
 def recipient(jwk: Mapping[str, Any]) -> ECKey | RSAKey:
