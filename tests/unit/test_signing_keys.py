@@ -351,6 +351,15 @@ def test_tools_find_the_settings_in_the_database(database, clock, tmp_path):
     assert existing.active(RSA).kid == ring.active(RSA).kid
 
 
+def test_tools_show_keys_whose_file_is_gone(database, clock, tmp_path):
+    path = key_file(tmp_path)
+    kid = KeyRing(database, clock, with_file(path)).active(EC).kid
+    path.unlink()
+    existing = KeyRing.existing(database, clock)
+    assert kid in {key.kid for _, key in existing.states()}
+    assert existing.revoke(kid).kid != kid
+
+
 def test_tools_do_not_begin_a_service(database, clock):
     with pytest.raises(PlatformError) as caught:
         KeyRing.existing(database, clock)

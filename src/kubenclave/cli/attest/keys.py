@@ -86,11 +86,9 @@ def revoke(kid: str, state: Path) -> None:
 @contextmanager
 def _opened(state: Path) -> "Iterator[KeyRing]":
     """Open the key ring of a service that has run; one is never begun from here."""
-    from kubenclave import log
     from kubenclave.services.attestation.keys import KeyRing
     from kubenclave.services.database import Database
 
-    log.configure("attest-keys")
     path = state / "attestation.db"
     if not path.is_file():
         raise UsageError(

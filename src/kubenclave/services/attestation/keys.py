@@ -56,7 +56,9 @@ class KeyRing:
     UsageError ``signing-key.other-root`` where the database belongs to a service for another kind of root.
     """
 
-    def __init__(self, database: Database, now: Callable[[], dt.datetime], settings: KeySettings) -> None:
+    def __init__(
+        self, database: Database, now: Callable[[], dt.datetime], settings: KeySettings, *, begin: bool = True
+    ) -> None:
         self.settings: Final = settings
         self._database: Final = database
         self._now: Final = now
@@ -64,15 +66,12 @@ class KeyRing:
         self._seen = -1
         self._keys: tuple[SigningKey, ...] = ()
         database.migrate(_ROOM, MIGRATIONS)
-        for algorithm in Algorithm:
-            self._begin(algorithm)
-            self.active(algorithm)
-        with database.transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO signing_key_settings VALUES (1, ?)", (settings.to_json(),))
+        if begin:
+            self._begin()
 
     @classmethod
     def existing(cls, database: Database, now: Callable[[], dt.datetime]) -> Self:
-        """Return the key ring of a service that has run, with the settings it ran with.
+        """Return the key ring of a service that has run, with the settings it ran with; no key is made or read anew.
 
         Raises PlatformError ``signing-key.missing`` where none has.
         """
@@ -80,7 +79,7 @@ class KeyRing:
         rows = database.read("SELECT settings FROM signing_key_settings")
         if not rows:
             raise keyfiles.missing(database.path, "no service has run with this database")
-        return cls(database, now, KeySettings.from_json(rows[0]["settings"]))
+        return cls(database, now, KeySettings.from_json(rows[0]["settings"]), begin=False)
 
     def active(self, algorithm: Algorithm) -> SigningKey:
         """Return the key that signs now; what another worker changed counts at once."""
@@ -142,7 +141,16 @@ class KeyRing:
             _count_change(connection)
         return self.active(key.algorithm)
 
-    def _begin(self, algorithm: Algorithm) -> None:
+    def _begin(self) -> None:
+        """See that there is a key for each algorithm, and leave the settings for tools."""
+        for algorithm in Algorithm:
+            self._begin_one(algorithm)
+            self.active(algorithm)
+        with self._database.transaction() as connection:
+            text = self.settings.to_json()
+            connection.execute("INSERT OR REPLACE INTO signing_key_settings VALUES (1, ?)", (text,))
+
+    def _begin_one(self, algorithm: Algorithm) -> None:
         """Make or read the first key; in one transaction, so that of several workers one does it."""
         path = self.settings.files.get(algorithm)
         given = None if path is None else keyfiles.read(path, algorithm)
