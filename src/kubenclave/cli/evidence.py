@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from kubenclave.cli import kit, parameters
+from kubenclave.cli.origin import Origin
 from kubenclave.errors import FormatError, UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -32,18 +33,6 @@ def at_option(*, now_by_default: bool = False) -> Callable[[_Function], _Functio
         help="Time of the decision: 2025-06-19T10:15:00Z, Unix seconds, or now.",
         **kind,
     )
-
-
-def collateral_option(function: _Function) -> _Function:
-    """Give a command ``--collateral FILE``."""
-    return click.option(
-        "--collateral",
-        "collateral_path",
-        type=FILE,
-        metavar="FILE",
-        required=True,
-        help="Collateral as one JSON object, - for stdin.",
-    )(function)
 
 
 def root_option(function: _Function) -> _Function:
@@ -78,18 +67,14 @@ class Evidence:
     pck_chain: bytes | None
 
 
-def load_evidence(quote: str, collateral: str, root: str | None, pck_chain: str | None) -> Evidence:
-    """Read all of it from files. Raises UsageError for a file, FormatError for its content."""
-    from kubenclave.dcap.collateral import Collateral
-
-    if [quote, collateral, root, pck_chain].count("-") > 1:
+def load_evidence(quote: str, collateral: Origin, root: str | None, pck_chain: str | None) -> Evidence:
+    """Read all of it. Raises UsageError for a file, FormatError for its content, and what ``Origin.load`` raises."""
+    if [quote, collateral.file, collateral.bundle, root, pck_chain].count("-") > 1:
         raise UsageError("stdin can be read only once", code="cli.misuse", hint="give the others as files")
-    return Evidence(
-        kit.read_input(quote, what="quote"),
-        Collateral.from_json(kit.read_input(collateral, what="collateral")),
-        None if root is None else load_root(root),
-        None if pck_chain is None else kit.read_input(pck_chain, what="PCK certificate chain"),
-    )
+    content = kit.read_input(quote, what="quote")
+    chain = None if pck_chain is None else kit.read_input(pck_chain, what="PCK certificate chain")
+    found = collateral.load(content, chain)
+    return Evidence(content, found, None if root is None else load_root(root), chain)
 
 
 def load_root(path: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubenclave.cli import evidence, kit, parameters
+from kubenclave.cli import evidence, kit, origin, parameters
 from kubenclave.errors import PlatformError, UsageError
 
 if TYPE_CHECKING:
@@ -36,11 +36,13 @@ def command() -> None:
         "kubenclave quote verify quote.bin --collateral collateral.json --at 2025-06-19T10:15:00Z",
         "kubenclave quote verify quote.bin --collateral collateral.json --at now --policy policy.toml",
         "kubenclave quote verify quote.bin --collateral c.json --at now --root root.der    a SIMULATED platform",
+        "kubenclave quote verify quote.bin --pccs https://localhost:8081 --at now --policy policy.toml",
+        "kubenclave quote verify quote.bin --offline --bundle site.bundle --trusted-key public.pem --at now",
         "kubenclave quote verify - --collateral c.json --at 1750328100 --output json < quote.bin",
     ),
 )
 @click.argument("quote", type=evidence.FILE)
-@evidence.collateral_option
+@origin.options
 @evidence.at_option()
 @evidence.root_option
 @evidence.pck_chain_option
@@ -67,7 +69,7 @@ def command() -> None:
 def verify(
     *,
     quote: str,
-    collateral_path: str,
+    collateral: origin.Origin,
     at: dt.datetime,
     root_path: str | None,
     pck_chain_path: str | None,
@@ -85,7 +87,7 @@ def verify(
     from kubenclave.cli.show import verdict as shown
     from kubenclave.dcap.verdict import verify_quote
 
-    given = evidence.load_evidence(quote, collateral_path, root_path, pck_chain_path)
+    given = evidence.load_evidence(quote, collateral, root_path, pck_chain_path)
     policy = None if policy_path is None else evidence.load_policy(policy_path)
     with evidence.simulated_said(given.root):
         verdict = verify_quote(

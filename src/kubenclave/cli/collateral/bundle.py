@@ -66,6 +66,7 @@ def create(*, families: tuple[str, ...], every: bool, state: str | None, trust: 
     Everything is verified before it is signed. What no source has (TDX for families without it) is left out and said.
     """
     from kubenclave.services.collateral import bundle
+    from kubenclave.services.collateral.service import items_in
     from kubenclave.wire import pcs
 
     if (bool(families) + every + (state is not None)) != 1:
@@ -74,7 +75,7 @@ def create(*, families: tuple[str, ...], every: bool, state: str | None, trust: 
     anchor, now = evidence.load_anchor(trust.root), dt.datetime.now(dt.UTC)
     missing: list[str] = []
     if state is not None:
-        items = [item for item in _held(Path(state)) if item.next_update > now]
+        items = [item for item in items_in(Path(state)) if item.next_update > now]
     else:
         items, missing = asyncio.run(_fetched(trust, [pcs.parse_fmspc(each) for each in families], now))
     content = bundle.write(items, key, anchor=anchor, created=now)
@@ -124,6 +125,7 @@ def import_(
     Exit code 1 when something in it does not hold, has ended, or is older than what is held.
     """
     from kubenclave.services.collateral.intake import Bundles
+    from kubenclave.services.collateral.service import DATABASE
     from kubenclave.services.collateral.store import Store
     from kubenclave.services.database import Database
 
@@ -131,7 +133,7 @@ def import_(
     anchor = evidence.load_anchor(None if root_path is None else evidence.load_root(root_path))
     directory, now = Path(state), dt.datetime.now(dt.UTC)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = Database(directory / _database())
+    database = Database(directory / DATABASE)
     try:
         store = Store(database, lambda: now)
         taken = Bundles(database, store, anchor).take_in(
@@ -170,29 +172,6 @@ def _opened(path: str, trusted: Sequence[str]) -> "Bundle":
 
     keys: list[Key] = [bundle.trusted_key(kit.read_input(each, what="public key", limit=1 << 16)) for each in trusted]
     return bundle.read(kit.read_input(path, what="bundle", limit=bundle.MAX_SIZE), keys)
-
-
-def _held(state: Path) -> "list[Item]":
-    """Return what a collateral service holds. Raises UsageError where there is none."""
-    from kubenclave.services.collateral.store import Store
-    from kubenclave.services.database import Database
-
-    path = state / _database()
-    if not path.is_file():
-        raise UsageError(
-            "no collateral service keeps its state there", code="collateral.no-state", field=str(path), found="no file"
-        )
-    database = Database(path)
-    try:
-        return Store(database, lambda: dt.datetime.now(dt.UTC)).items()
-    finally:
-        database.close()
-
-
-def _database() -> str:
-    from kubenclave.services.collateral.service import DATABASE
-
-    return DATABASE
 
 
 async def _fetched(trust: Trust, families: Sequence[str], now: dt.datetime) -> "tuple[list[Item], list[str]]":
@@ -238,7 +217,7 @@ def _keys(families: Sequence[str]) -> "tuple[list[ItemKey], list[ItemKey]]":
         for update in (STANDARD, EARLY)
     ]
     wanted += [ItemKey.tcb_info(tee, each, update) for each in families for tee in Tee for update in (STANDARD, EARLY)]
-    wanted += [ItemKey(Kind.EVALUATION_NUMBERS, tee=tee) for tee in Tee] + [ItemKey(Kind.FMSPCS)]
+    wanted += [ItemKey(Kind.EVALUATION_NUMBERS, tee=tee) for tee in Tee]
     return needed, [key for key in wanted if key not in needed]
 
 

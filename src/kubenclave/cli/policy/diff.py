@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kubenclave.cli import evidence, kit, parameters
+from kubenclave.cli.origin import Origin
 from kubenclave.cli.policy import load
 from kubenclave.errors import UsageError
 
@@ -98,7 +99,7 @@ def _one(quote: str | None, collateral: str | None, pck_chain: str | None, at: d
 
     assert quote is not None
     assert collateral is not None
-    given = evidence.load_evidence(quote, collateral, None, pck_chain)
+    given = evidence.load_evidence(quote, Origin(file=collateral), None, pck_chain)
     return StoredEvidence(
         tee_type="quote", quote=given.quote, pck_chain=given.pck_chain, collateral=given.collateral, at=at
     )

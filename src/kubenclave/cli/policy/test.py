@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubenclave.cli import evidence, kit, parameters
+from kubenclave.cli import evidence, kit, origin, parameters
 from kubenclave.cli.policy import load
 from kubenclave.errors import PolicyError, UsageError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     short_help="Try a policy on a quote.",
     epilog=kit.examples(
         "kubenclave policy test policy.toml --quote quote.bin --collateral collateral.json --at now",
+        "kubenclave policy test policy.toml --quote quote.bin --pccs https://localhost:8081 --at now",
         "kubenclave policy test sgx.azurepolicy --quote q.bin --collateral c.json --at now --output json",
         "kubenclave policy test p.json --quote q.bin --collateral c.json --root root.der --at now    SIMULATED",
     ),
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 @click.argument("file", type=evidence.FILE)
 @load.format_option
 @click.option("--quote", "quote_path", type=evidence.FILE, metavar="FILE", required=True, help="Quote to try it on.")
-@evidence.collateral_option
+@origin.options
 @evidence.at_option()
 @evidence.root_option
 @evidence.pck_chain_option
@@ -40,7 +41,7 @@ def command(
     file: str,
     form: str | None,
     quote_path: str,
-    collateral_path: str,
+    collateral: origin.Origin,
     at: dt.datetime,
     root_path: str | None,
     pck_chain_path: str | None,
@@ -54,7 +55,7 @@ def command(
     from kubenclave.dcap.policy import Policy
 
     policy = load.load(file, form)
-    given = evidence.load_evidence(quote_path, collateral_path, root_path, pck_chain_path)
+    given = evidence.load_evidence(quote_path, collateral, root_path, pck_chain_path)
     if isinstance(policy, Policy):
         _try_typed(policy, given, at, report_data)
         return

@@ -98,8 +98,11 @@ def trusted_key(pem: bytes) -> Key:
 
 
 def write(items: Iterable[Item], key: Key, *, anchor: TrustAnchor, created: dt.datetime) -> bytes:
-    """Return a bundle of items that were verified under ``anchor``. Raises UsageError ``bundle.empty``."""
-    listed = sorted(items, key=lambda item: item.key)
+    """Return a bundle of items that were verified under ``anchor``. Raises UsageError ``bundle.empty``.
+
+    The list of FMSPCs, which nobody has signed, stays out.
+    """
+    listed = sorted((item for item in items if item.key.kind is not Kind.FMSPCS), key=lambda item: item.key)
     if not listed:
         raise UsageError(
             "there is nothing to put into a bundle",

@@ -5,10 +5,11 @@ import asyncio
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Self
 
 from kubenclave.dcap.anchor import TrustAnchor
-from kubenclave.errors import KubenclaveError, PlatformError, TrustError
+from kubenclave.errors import KubenclaveError, PlatformError, TrustError, UsageError
 from kubenclave.services.collateral.appraisal import AppraisalPolicies
 from kubenclave.services.collateral.assemble import read_leaf
 from kubenclave.services.collateral.cache import CollateralCache
@@ -21,6 +22,7 @@ from kubenclave.services.collateral.platforms import KnownPlatforms
 from kubenclave.services.collateral.queue import Platform, PlatformQueue
 from kubenclave.services.collateral.sources.base import PckAnswer, PckRequest
 from kubenclave.services.collateral.store import Store
+from kubenclave.services.database import Database
 from kubenclave.services.web.guard import Guard
 from kubenclave.wire import pcs
 
@@ -206,3 +208,17 @@ def _request(platform: Platform) -> PckRequest:
         ppid if any(ppid) else None,
         platform.manifest or None,
     )
+
+
+def items_in(state: Path) -> list[Item]:
+    """Return what a collateral service that keeps its state there holds. Raises UsageError where there is none."""
+    path = state / DATABASE
+    if not path.is_file():
+        raise UsageError(
+            "no collateral service keeps its state there", code="collateral.no-state", field=str(path), found="no file"
+        )
+    database = Database(path)
+    try:
+        return Store(database, lambda: dt.datetime.now(dt.UTC)).items()
+    finally:
+        database.close()

@@ -64,7 +64,7 @@ async def forecast(service: CollateralService, request: Request) -> Response:
     failed = [{"tee": tee.value, "fmspc": fmspc, **error.as_dict()} for tee, fmspc, error in found.failed]
     return _json(
         {
-            "at": zulu(service.now()),
+            "at": zulu(service.now().replace(microsecond=0)),
             "simulated": not service.anchor.is_intel,
             "platforms": [each.as_dict() for each in found.made],
             "failures": failed,
@@ -89,7 +89,7 @@ def _json(document: dict[str, Any]) -> Response:
 
 def describe(service: CollateralService) -> dict[str, Any]:
     """Return the status: root, items, sources in the order in which they are asked, and the registration queue."""
-    now = service.now()
+    now = service.now().replace(microsecond=0)
     return {
         "at": zulu(now),
         "simulated": not service.anchor.is_intel,
