@@ -65,6 +65,23 @@ def test_check_says_that_nothing_is_permitted(files, run):
     assert "refuses everything" in err
 
 
+def test_check_shows_properties_and_what_they_relax(files, run):
+    rules = (
+        '=>issueproperty(type="omit_x5c", value=true);'
+        '=>issueproperty(type="dangerously_accept_tcb_status", value="OutOfDate");'
+        'c:[type=="a"]=>issueproperty(type="dangerously_accept_tcb_status", value=c.value);'
+    )
+    text = f"version=1.1; configurationrules{{{rules}}}; authorizationrules{{=>permit();}};"
+    code, out, err = run("check", files.write("p.azurepolicy", text))
+    assert code == 0
+    assert "RELAXED  dangerously_accept_tcb_status: platforms that are OutOfDate are let through" in out
+    assert "of a status that a rule finds" in out
+    assert "omit_x5c has no effect here" in err
+    shown = json.loads(run("check", files.write("p.azurepolicy", text), "--output", "json")[1])
+    assert len(shown["relaxations"]) == 2
+    assert ["omit_x5c", True] in shown["policy"]["properties"]
+
+
 def test_the_place_of_a_mistake_is_shown_below_its_line(files, run):
     code, out, err = run("check", files.write("p.azurepolicy", ACCEPTS.replace("==", "=")))
     assert (code, out) == (3, "")

@@ -43,9 +43,15 @@ def command(file: str, form: str | None) -> None:
 
 
 def _emit_azure(policy: "AzurePolicy") -> None:
+    from kubenclave.dcap.azurepolicy.appraise import ACCEPTED_STATUS, PROPERTIES
     from kubenclave.dcap.token.azure import base64url
 
-    tree = policy.tree
+    tree, properties = policy.tree, policy.properties
+    relaxations = [
+        f"{name}: platforms that are {'of a status that a rule finds' if value is None else value} are let through"
+        for name, value in properties
+        if name == ACCEPTED_STATUS
+    ]
     counts = {
         "configurationrules": len(tree.configuration),
         "authorizationrules": len(tree.authorization),
@@ -57,12 +63,20 @@ def _emit_azure(policy: "AzurePolicy") -> None:
         "x-ms-policy-hash": base64url(policy.digest),
         "rules": counts,
         "issues": list(policy.issues),
+        "properties": [list(each) for each in properties],
         "permits": policy.permits,
     }
     rows = [("policy", f"Azure's grammar, version {policy.version}"), ("x-ms-policy-hash", base64url(policy.digest))]
     rows += [(name, str(count)) for name, count in counts.items()]
     rows.append(("issues", kit.printable(", ".join(policy.issues)) or "nothing"))
-    kit.emit({"policy": document, "relaxations": []}, kit.table(rows))
+    rows += [(name, "by a rule" if value is None else kit.printable(str(value))) for name, value in properties]
+    lines = [
+        kit.table(rows),
+        *(click.style(f"RELAXED  {kit.printable(each)}", fg="yellow", bold=True) for each in relaxations),
+    ]
+    kit.emit({"policy": document, "relaxations": relaxations}, "\n".join(lines))
+    for name in dict.fromkeys(name for name, _ in properties if name not in PROPERTIES):
+        kit.warn(f"the property {kit.printable(name)} has no effect here")
     if not policy.permits:
         kit.warn("no rule permits: this policy refuses everything")
 

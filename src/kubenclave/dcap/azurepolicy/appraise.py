@@ -18,6 +18,7 @@ from kubenclave.errors import Finding
 
 TCB_IDENTIFIER: Final = "x-ms-sgx-tcbidentifier"
 ACCEPTED_STATUS: Final = "dangerously_accept_tcb_status"
+PROPERTIES: Final = (TCB_IDENTIFIER, ACCEPTED_STATUS)
 _DEFAULT: Final = "azuredefault"
 _GENERATION: Final = re.compile(r"[0-9]{1,9}")
 _UPDATED: Final = frozenset(

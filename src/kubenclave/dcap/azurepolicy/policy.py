@@ -3,7 +3,7 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from kubenclave.dcap.azurepolicy.functions import Values
 from kubenclave.dcap.azurepolicy.lexer import MAX_SIZE
 from kubenclave.dcap.azurepolicy.places import place, refusal
 from kubenclave.dcap.azurepolicy.syntax import Parser
-from kubenclave.dcap.azurepolicy.tree import Literal, Rule, Tree
+from kubenclave.dcap.azurepolicy.tree import Expression, Literal, Rule, Tree
 from kubenclave.dcap.azurepolicy.work import EvaluationFailedError
 from kubenclave.errors import Finding, FormatError, PolicyError
 
@@ -70,8 +70,19 @@ class AzurePolicy:
     @property
     def issues(self) -> tuple[str, ...]:
         """Names of the claims that rules issue by name, in order; ``issue(claim=c)`` issues whatever it finds."""
-        kinds = [rule.action.member("type") for rule in self.tree.issuance if rule.action.verb == "issue"]
-        return tuple(dict.fromkeys(str(kind.value) for kind in kinds if isinstance(kind, Literal)))
+        return tuple(dict.fromkeys(name for name, _ in self._named("issue")))
+
+    @property
+    def properties(self) -> tuple[tuple[str, Any], ...]:
+        """Properties that rules set by name, with their values; None for a value that depends on the claims."""
+        named = dict.fromkeys(self._named("issueproperty"))
+        return tuple((name, value.value if isinstance(value, Literal) else None) for name, value in named)
+
+    def _named(self, verb: str) -> Iterator[tuple[str, Expression | str | None]]:
+        for rule in (*self.tree.configuration, *self.tree.issuance):
+            kind = rule.action.member("type")
+            if rule.action.verb == verb and isinstance(kind, Literal):
+                yield str(kind.value), rule.action.member("value")
 
     def evaluate(self, claims: Sequence[Claim]) -> Evaluation:
         """Decide over the claims of one piece of evidence; the same claims always come to the same."""

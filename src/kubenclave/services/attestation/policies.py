@@ -5,6 +5,7 @@ Nothing is changed or deleted (the database itself refuses to); a reset is a ver
 decided above; here only the trust model speaks: an isolated service takes nothing but what a registered signer signed.
 """
 
+import dataclasses
 import datetime as dt
 import enum
 import functools
@@ -177,9 +178,11 @@ class PolicyStore:
         """
         kind = _format(format)
         read_policy(text, kind)
-        return self._append(
-            expected_version, tee_type=tee_type, format=kind, text=text, signer=signer, token=token, by=by
+        default = _built_in(tee_type)
+        policy = dataclasses.replace(
+            default, format=kind, text=text, signer=signer, token=token, is_default=False, created=self._now(), by=by
         )
+        return self._append(policy, expected_version)
 
     def reset(
         self,
@@ -190,34 +193,25 @@ class PolicyStore:
         expected_version: int | None = None,
     ) -> StoredPolicy:
         """Put the default in force again, as the next version."""
-        default = _built_in(tee_type)
-        return self._append(
-            expected_version,
-            tee_type=tee_type,
-            format=default.format,
-            text=default.text,
-            signer=signer,
-            is_default=True,
-            by=by,
-        )
+        default = dataclasses.replace(_built_in(tee_type), signer=signer, created=self._now(), by=by)
+        return self._append(default, expected_version)
 
-    def _append(self, expected_version: int | None, *, tee_type: str, **members: Any) -> StoredPolicy:
-        _built_in(tee_type)  # refuses types that there are not
+    def _append(self, policy: StoredPolicy, expected_version: int | None) -> StoredPolicy:
         with self._database.transaction() as connection:
-            self._check_signer(members["signer"], connection)
+            self._check_signer(policy.signer, connection)
             (last,) = connection.execute(
-                "SELECT coalesce(max(version), 0) FROM policies WHERE tee_type = ?", (tee_type,)
+                "SELECT coalesce(max(version), 0) FROM policies WHERE tee_type = ?", (policy.tee_type,)
             ).fetchone()
             if expected_version is not None and expected_version != last:
                 raise UsageError(
                     "the policy was changed meanwhile",
                     code="policy-store.conflict",
-                    field=tee_type,
+                    field=policy.tee_type,
                     expected=f"version {expected_version}",
                     found=f"version {last}",
                     hint="read the policy in force and decide again",
                 )
-            policy = StoredPolicy(tee_type=tee_type, version=last + 1, created=self._now(), **members)
+            policy = dataclasses.replace(policy, version=last + 1)
             connection.execute("INSERT INTO policies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(policy))
         return policy
 
