@@ -30,6 +30,7 @@ _STATUS: Final = {
     "request.no-route": 404,
     "request.policy-version": 409,
     "request.size": 413,
+    "secret.unknown": 404,
     "serving.size": 413,
     "serving.slow": 408,
     "signing-key.unknown": 404,
