@@ -41,6 +41,11 @@ class Identity:
     def der(self) -> bytes:
         return x509.load_pem_x509_certificate(self.certificate.encode()).public_bytes(Encoding.DER)
 
+    @property
+    def elliptic(self) -> bool:
+        key = x509.load_pem_x509_certificate(self.certificate.encode()).public_key()
+        return isinstance(key, ec.EllipticCurvePublicKey)
+
 
 @dataclass
 class Served:

@@ -25,7 +25,12 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 _ROOTS: Final = ("/attest/", "/policies/", "/certificates", "/tcbbaselines/", "/certs", "/.well-known/", "/revoke")
 _JSON: Final = "application/json"
-_STATUS: Final = {"maa.method": 405, "maa.route": 404, "maa.media-type": 415, "maa.signer-needed": 401}
+_STATUS: Final = {
+    "maa.method": 405,
+    "maa.route": 404,
+    "maa.media-type": 415,
+    **dict.fromkeys(("maa.signer-needed", "policy-store.unsigned", "policy-store.unknown-signer"), 403),
+}
 _CODES: Final = {
     401: "Unauthorized",
     403: "Forbidden",
@@ -39,7 +44,7 @@ _CODES: Final = {
 }
 _CODE_OF_ROOM: Final = {
     "azure-policy": "PolicyParsingError",
-    **dict.fromkeys(("maa", "json", "evidence", "challenge", "policy"), "InvalidParameter"),
+    **dict.fromkeys(("maa", "json", "evidence", "challenge", "policy", "policy-signer", "serving"), "InvalidParameter"),
 }
 _OF_THE_SERVICE: Final = ("collateral", "crl", "tcb-info", "qe-identity")  # rooms that speak of what we hold, not they
 
