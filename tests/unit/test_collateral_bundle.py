@@ -136,7 +136,7 @@ def test_keys_of_other_kinds_are_refused():
     ):
         with pytest.raises(FormatError) as caught:
             read(pem)
-        assert caught.value.code == "bundle.key"
+        assert caught.value.code == "bundle.wrong-key"
 
 
 @pytest.fixture

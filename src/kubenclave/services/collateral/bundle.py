@@ -80,7 +80,7 @@ class Bundle:
 
 
 def signing_key(pem: bytes) -> Key:
-    """Read an unencrypted private key, Ed25519 or P-256, in PEM. Raises FormatError ``bundle.key``."""
+    """Read an unencrypted private key, Ed25519 or P-256, in PEM. Raises FormatError ``bundle.wrong-key``."""
     try:
         key = load_pem_private_key(pem, password=None)
     except UNREADABLE as error:
@@ -89,7 +89,7 @@ def signing_key(pem: bytes) -> Key:
 
 
 def trusted_key(pem: bytes) -> Key:
-    """Read a public key, Ed25519 or P-256, in PEM. Raises FormatError ``bundle.key``."""
+    """Read a public key, Ed25519 or P-256, in PEM. Raises FormatError ``bundle.wrong-key``."""
     try:
         key = load_pem_public_key(pem)
     except UNREADABLE as error:
@@ -259,7 +259,7 @@ def _digest(blob: bytes) -> str:
 def _no_key(expected: str, found: str) -> FormatError:
     return FormatError(
         "not a key for bundles",
-        code="bundle.key",
+        code="bundle.wrong-key",
         expected=f"{expected} in PEM, not encrypted",
         found=found,
         hint=_HINT,
