@@ -33,8 +33,8 @@ MAX_POLICY: Final = 64 * 1024
 _TDQE: Final = "3769258c-75e6-4bc7-8d72-d2b0e224cad2"  # may stand beside any other, and tells no kind
 _KINDS: Final = {
     "3123ec35-8d38-4ea5-87a5-d6c48b567570": "sgx",
-    "9eec018b-7481-4b1c-8e1a-9f7c0c8c777f": "tdx-1.0",
-    "f708b97f-0fb2-4e6b-8b03-8a5bcd1221d3": "tdx-1.5",
+    "9eec018b-7481-4b1c-8e1a-9f7c0c8c777f": "tdx10",
+    "f708b97f-0fb2-4e6b-8b03-8a5bcd1221d3": "tdx15",
 }
 
 
