@@ -214,7 +214,7 @@ def test_a_database_keeps_the_log_it_has(database):
 
 
 def test_a_name_that_cannot_be_signed_for_is_refused(database):
-    assert refusal(FormatError, lambda: VerdictLog(database, origin="a b")) == "checkpoint.key"
+    assert refusal(FormatError, lambda: VerdictLog(database, origin="a b")) == "checkpoint.bad-key"
 
 
 def test_a_key_is_never_made_anew_for_a_log_with_entries(database, log):
