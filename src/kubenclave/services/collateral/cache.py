@@ -8,7 +8,7 @@ one database only one renews an item at a time.
 import asyncio
 import datetime as dt
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Never
@@ -90,6 +90,7 @@ class CollateralCache:
         self._now: Final = now
         self._jitter: Final = jitter or random.Random()  # noqa: S311  # spreads load, protects nothing
         self._under_way: Final[dict[ItemKey, asyncio.Task[Item]]] = {}
+        self.chores: Final[list[Callable[[], Awaitable[None]]]] = []  # what else is to be done in each turn of ``run``
         self._resting: Final[dict[str, dt.datetime]] = {}
         self._wanted: Final = asyncio.Event()
 
@@ -168,6 +169,8 @@ class CollateralCache:
         while True:
             try:
                 await self.refresh_due()
+                for chore in self.chores:
+                    await chore()
             except KubenclaveError as error:  # the database: full, or locked for too long
                 _log.error("collateral.not-refreshed", code=error.code, error=str(error), hint=error.hint or "")
             self._wanted.clear()

@@ -8,6 +8,7 @@ that is not above the platform's own. Where Intel has none for a TCB yet, that i
 import asyncio
 import datetime as dt
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,7 +28,8 @@ from kubenclave.wire import pcs
 MIGRATIONS: Final = (
     """
 CREATE TABLE pck_platforms (
-    platform TEXT PRIMARY KEY, issuer_chain BLOB NOT NULL, source TEXT NOT NULL, fetched INTEGER NOT NULL
+    platform TEXT PRIMARY KEY, issuer_chain BLOB NOT NULL, source TEXT NOT NULL, fetched INTEGER NOT NULL,
+    pce_id BLOB NOT NULL, encrypted_ppid BLOB, manifest TEXT
 ) WITHOUT ROWID;
 CREATE TABLE pck_certs (
     platform TEXT NOT NULL REFERENCES pck_platforms ON DELETE CASCADE, tcbm BLOB NOT NULL, cert BLOB,
@@ -42,6 +44,11 @@ CREATE TABLE pck_tcbs (
 REVISIT: Final = dt.timedelta(hours=6)
 """How long a TCB for which there is no certificate of its own is left alone before the sources are asked again."""
 
+_INCOMPLETE: Final = """
+SELECT platform, pce_id, encrypted_ppid, manifest FROM pck_platforms
+WHERE fetched < ? AND coalesce(encrypted_ppid, manifest) IS NOT NULL
+AND platform IN (SELECT platform FROM pck_certs WHERE cert IS NULL)
+"""
 _log = structlog.get_logger()
 
 
@@ -103,6 +110,7 @@ class PckCerts:
         self._now: Final = now
         self._under_way: Final[dict[str, asyncio.Task[None]]] = {}
         self._database.migrate("pck", MIGRATIONS)
+        cache.chores.append(self.refresh_due)
 
     async def certificate(self, request: PckRequest) -> PckCertificate:
         """Return the certificate for a platform's TCB.
@@ -142,11 +150,23 @@ class PckCerts:
     async def put(self, qe_id: str, pce_id: bytes, answer: PckAnswer, source: str) -> None:
         """Keep certificates of a platform that somebody brings, once all of them hold. Raises TrustError."""
         checked = await self._checked(pce_id, answer)
-        await asyncio.to_thread(self._write, self._name(qe_id, pce_id), checked, source)
+        request = PckRequest(qe_id, pce_id, b"", b"")
+        await asyncio.to_thread(self._write, self._name(qe_id, pce_id), request, checked, source)
 
     def knows(self, qe_id: str, pce_id: bytes) -> bool:
         """Tell whether certificates of that platform are held."""
         return bool(self._held(self._name(qe_id, pce_id)))
+
+    async def refresh_due(self) -> None:
+        """Ask again for platforms with a TCB for which there was no certificate; failures wait for the next time."""
+        since = int((self._now() - REVISIT).timestamp())
+        for row in self._database.read(_INCOMPLETE, (since,)):
+            request = PckRequest("", row["pce_id"], b"", b"", row["encrypted_ppid"], row["manifest"])
+            if not self._is_due(row["platform"], b""):
+                continue
+            await asyncio.to_thread(self._note_try, row["platform"], b"", REVISIT)
+            with suppress(KubenclaveError):
+                await self._renew(row["platform"], request)
 
     async def close(self) -> None:
         """End what is under way."""
@@ -171,7 +191,7 @@ class PckCerts:
             except KubenclaveError as error:
                 failures.append(error)
                 continue
-            await asyncio.to_thread(self._write, name, answer, source.name)
+            await asyncio.to_thread(self._write, name, request, answer, source.name)
             await asyncio.to_thread(self._note_try, name, request.cpu_svn + request.pce_svn, REVISIT)
             _log.info("certificates.renewed", platform=name, source=source.name, count=len(answer.entries))
             return
@@ -206,12 +226,23 @@ class PckCerts:
             raise _not_available([])
         return PckAnswer(answer.entries, issuer_chain)
 
-    def _write(self, name: str, answer: PckAnswer, source: str) -> None:
+    def _write(self, name: str, request: PckRequest, answer: PckAnswer, source: str) -> None:
+        """Keep what was checked, with what Intel knows the platform by: ciphertext that nobody else can read."""
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT INTO pck_platforms VALUES (?, ?, ?, ?) ON CONFLICT (platform) DO UPDATE SET"
-                " issuer_chain = excluded.issuer_chain, source = excluded.source, fetched = excluded.fetched",
-                (name, answer.issuer_chain, source, int(self._now().timestamp())),
+                "INSERT INTO pck_platforms VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (platform) DO UPDATE SET"
+                " issuer_chain = excluded.issuer_chain, source = excluded.source, fetched = excluded.fetched,"
+                " encrypted_ppid = coalesce(excluded.encrypted_ppid, encrypted_ppid),"
+                " manifest = coalesce(excluded.manifest, manifest)",
+                (
+                    name,
+                    answer.issuer_chain,
+                    source,
+                    int(self._now().timestamp()),
+                    request.pce_id,
+                    request.encrypted_ppid,
+                    request.manifest,
+                ),
             )
             connection.executemany(
                 "INSERT INTO pck_certs VALUES (?, ?, ?) ON CONFLICT (platform, tcbm) DO UPDATE SET"

@@ -43,6 +43,8 @@ class PccsSource:
 
     async def pck_certs(self, request: PckRequest) -> PckAnswer:
         """Return the certificate for the platform's TCB."""
+        if not request.qe_id:
+            raise unknown("PCK certificate", self.name, "caches know platforms by their QE-ID: it is not given")
         asked = {
             "qeid": request.qe_id.upper(),
             "encrypted_ppid": (request.encrypted_ppid or _NO_PPID).hex().upper(),

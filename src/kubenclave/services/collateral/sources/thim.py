@@ -12,7 +12,7 @@ import msgspec
 
 from kubenclave.errors import FormatError
 from kubenclave.services.collateral.items import ItemKey, Kind
-from kubenclave.services.collateral.sources.base import Fetched, PckAnswer, PckRequest
+from kubenclave.services.collateral.sources.base import Fetched, PckAnswer, PckRequest, unknown
 from kubenclave.services.collateral.sources.http import Http, check_url
 from kubenclave.services.collateral.sources.routes import item_of, route_of
 from kubenclave.wire import pcs
@@ -64,6 +64,8 @@ class ThimSource:
 
     async def pck_certs(self, request: PckRequest) -> PckAnswer:
         """Return the certificate for the platform's TCB."""
+        if not request.qe_id:
+            raise unknown("PCK certificate", self.name, "caches know platforms by their QE-ID: it is not given")
         asked = {
             "qeid": request.qe_id,
             "cpusvn": request.cpu_svn.hex(),
