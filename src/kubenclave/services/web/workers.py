@@ -63,6 +63,8 @@ class Workers:
             _log.info("workers.stopping", signal=signal.Signals(arrived).name)
         finally:
             self._stop()
+            while signal.sigtimedwait(_WANTED, 0) is not None:
+                pass  # who asked again while we were ending has what they wanted
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _start(self, number: int, mask: "set[signal.Signals] | Iterable[int]") -> None:
