@@ -15,14 +15,14 @@ from kubenclave.dcap.pckext import PckCa
 from kubenclave.errors import Finding
 from kubenclave.local import control
 from kubenclave.platform.simulated.issuer import Issuer
-from kubenclave.platform.simulated.pki import Pki, sgx_entries, sgx_extension
+from kubenclave.platform.simulated.pki import Pki, derive_key, sgx_entries, sgx_extension
 from kubenclave.platform.simulated.tcb import PlatformTcb
 from kubenclave.sgx.attributes import Attributes
 from kubenclave.sgx.sigstruct import Sigstruct, rsa_signer, sign
 from kubenclave.wire import quoteworker, simcpu
-from tests import samples
+from tests import ratls, samples
 from tests.conftest import ROOT, shared_data_path
-from tests.evidence import make
+from tests.evidence import SEED, make
 
 
 def shared(pattern: str) -> list[bytes]:
@@ -199,4 +199,22 @@ CONTROL_LINES: Final = [
     control.encode(
         control.Refused("PolicyError", "c", "m", findings=(Finding("c", "f", "e", "f"),)),
     ),
+]
+
+_RA_TLS_KEY: Final = derive_key(SEED, "RA-TLS")
+RA_TLS_QUOTES: Final = [EVIDENCE.quote]
+RA_TLS_CLAIMS: Final = [ratls.claims(_RA_TLS_KEY, b"nonce")]
+_TAGGED: Final = ratls.tagged(EVIDENCE.quote, RA_TLS_CLAIMS[0])
+RA_TLS: Final = [
+    ratls.pem(ratls.certificate(_RA_TLS_KEY, {ratls.DICE: _TAGGED})),
+    ratls.der(ratls.certificate(_RA_TLS_KEY, {ratls.DICE: _TAGGED})),
+    ratls.der(ratls.certificate(_RA_TLS_KEY, {ratls.GRAMINE: EVIDENCE.quote})),
+]
+CBOR: Final = [_TAGGED, RA_TLS_CLAIMS[0], b"\xa2\x01\x20\x61a\x82\x18\x18\xc1\x00"]
+ATTEST_REQUESTS: Final = [
+    json.dumps({"quote": EVIDENCE.quote.hex(), "nonce": "12345678", "token": "azure"}).encode(),
+    json.dumps({"ra_tls_certificate": RA_TLS[0].decode()}).encode(),
+    json.dumps(
+        {"open_enclave_report": "AQAAAAIAAAAAAAAAAAAAAA", "runtime_data": {"data": "e30", "type": "JSON"}}
+    ).encode(),
 ]

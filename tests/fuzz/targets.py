@@ -17,6 +17,7 @@ from cryptography import x509
 
 from kubenclave.cluster.admission import Site, admit
 from kubenclave.cluster.webhook.review import Outcome, answer
+from kubenclave.dcap import cbor
 from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.dcap.azurepolicy import is_reserved, parse
 from kubenclave.dcap.azurepolicy.functions import call
@@ -25,12 +26,15 @@ from kubenclave.dcap.collateral import Collateral, load_json
 from kubenclave.dcap.documents import EnclaveIdentity, TcbInfo
 from kubenclave.dcap.pckext import PckCa, PckExtension
 from kubenclave.dcap.policy import Policy
+from kubenclave.dcap.ratls import RaTlsCertificate
 from kubenclave.dcap.token.compact import CompactToken
 from kubenclave.dcap.verdict import verify_quote
 from kubenclave.errors import FormatError, KubenclaveError, PolicyError, TrustError, UsageError, VerificationError
 from kubenclave.local import control, manifest
 from kubenclave.platform.simulated.state import PlatformState
+from kubenclave.services.attestation.evidence import MAX_QUOTE
 from kubenclave.services.attestation.relying import Rules, parse_jwks, verify_token
+from kubenclave.services.attestation.requests import AttestRequest, VerifyRequest, evidence_of, read
 from kubenclave.sgx.certification import CertificationType, Ppid
 from kubenclave.sgx.gramine import GramineEnclave
 from kubenclave.sgx.keyrequest import KeyRequest
@@ -349,6 +353,24 @@ def jwks(data: bytes) -> None:
     verify_token(seeds.TOKENS[0], parse_jwks(data), _TOKEN_RULES, now=NOW)
 
 
+def ra_tls(data: bytes) -> None:
+    """Only evidence in a certificate that signed itself is read."""
+    read = RaTlsCertificate.parse(data)
+    assert read.quote in seeds.RA_TLS_QUOTES
+    assert read.bound in ([read.public_key_info] if read.form == "legacy" else seeds.RA_TLS_CLAIMS)
+
+
+def cbor_value(data: bytes) -> None:
+    """Reading ends, whatever is nested in what."""
+    cbor.decode(data)
+
+
+def attest_request(data: bytes) -> None:
+    """A request becomes evidence that is bounded, or is refused; verdicts are for others."""
+    for kind in (AttestRequest, VerifyRequest):
+        assert len(evidence_of(read(kind, data)).quote) <= MAX_QUOTE
+
+
 _TOKEN_RULES: Final = Rules(issuer=seeds.TOKEN_ISSUER)
 TARGETS: Final[dict[str, Target]] = {
     "quote": Target(quote, [*seeds.QUOTES, *seeds.shared("quotes/*/quote.bin")]),
@@ -393,6 +415,9 @@ TARGETS: Final[dict[str, Target]] = {
     ),
     "admission-review": Target(admission_review, seeds.REVIEWS),
     "control-line": Target(control_line, seeds.CONTROL_LINES),
+    "ra-tls": Target(ra_tls, seeds.RA_TLS),
+    "cbor": Target(cbor_value, seeds.CBOR),
+    "attest-request": Target(attest_request, seeds.ATTEST_REQUESTS, (FormatError, TrustError)),
     "token": Target(token, seeds.TOKENS, (FormatError, TrustError)),
     "jwks": Target(jwks, [seeds.JWKS], (FormatError, TrustError)),
 }
