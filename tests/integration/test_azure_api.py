@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Azure's attestation API request by request: what is taken, what is refused, and that every answer is Azure-shaped."""
 
+import asyncio
 import base64
+import dataclasses
 import hashlib
 import json
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ import pytest
 
 from kubenclave.platform.simulated.tcb import PlatformTcb
 from kubenclave.services.attestation import azure
-from kubenclave.services.attestation.azure_http import Resource, is_azure_path
+from kubenclave.services.attestation.azure_http import error_response, is_azure_path
 from kubenclave.services.web.credentials import Role
+from kubenclave.services.web.limits import Bounds, Limits, Rate
 from kubenclave.wire import maa
 from tests.attestation_service import ISSUER, Bench, base64url, bench, claims
 from tests.azure_server import Served, open_enclave_report, served
@@ -290,7 +294,6 @@ def test_paths_of_the_api_are_known():
     for path in ("/attest/SgxEnclave", "/policies/TdxVm:reset", "/certificates:add", "/certs", "/tcbbaselines/x"):
         assert is_azure_path(path)
     assert not is_azure_path("/v1/attest")
-    assert Resource() is not None
 
 
 # Requests of clients that are not in Python, as they put them on the wire.
@@ -368,3 +371,49 @@ def test_ego(plain: Served):
     assert kid in [key["kid"] for key in keys if key["x5c"]]
     assert claims(token)["iss"] == plain.url
     assert claims(token)["x-ms-sgx-ehd"] == base64url(data)
+
+
+# Bounds in front of the routes, as whoever serves them puts them there.
+
+
+def bounded(service: Bench, **bounds: Any) -> Bench:
+    app = Limits(service.app, Bounds(**bounds), time.monotonic, lambda _request, error: error_response(error))
+    return dataclasses.replace(service, app=app)  # type: ignore[arg-type]
+
+
+def test_bodies_that_are_too_long(service: Bench):
+    small = bounded(service, body=2000)
+    refused(small.post(SGX, {"quote": "A" * 3000}), 413, "RequestEntityTooLarge", "serving.size")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(9):
+            yield b"A" * 400
+
+    answer = small.call("POST", SGX, content=pieces(), headers={"Content-Type": "application/json"})
+    refused(answer, 413, "RequestEntityTooLarge", "serving.size")
+
+
+def test_bodies_that_do_not_arrive(service: Bench):
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(60)
+
+    slow = bounded(service, arriving=0.05)
+    answer = slow.call("POST", SGX, content=never(), headers={"Content-Type": "application/json"})
+    refused(answer, 408, "RequestTimeout", "serving.slow")
+
+
+def test_clients_that_ask_too_often(service: Bench):
+    hurried = bounded(service, rate=Rate(0.01, 1))
+    assert hurried.get("/certs").status_code == 200
+    answer = hurried.get("/certs")
+    refused(answer, 429, "TooManyRequests", "limits.rate")
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_an_answer_that_takes_too_long(service: Bench, monkeypatch: pytest.MonkeyPatch):
+    async def late(*_arguments: object) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(azure, "read_json", late)
+    refused(bounded(service, total=0.05).post(SGX, {}), 503, "ServiceUnavailable", "limits.late")
