@@ -253,6 +253,13 @@ def test_claims_that_multiply_are_bounded():
     assert "claims" in why(judge("=>permit();", rules))
 
 
+def test_too_many_incoming_claims_refuse():
+    evaluation = judge("=>permit();", claims=[Claim("a", n) for n in range(5000)])
+    assert "claims" in why(evaluation)
+    assert evaluation.refusal is not None
+    assert evaluation.refusal.field == "claims"
+
+
 def test_work_is_bounded():
     claims = [Claim("a", n) for n in range(1000)]
     assert "work" in why(judge('a:[type=="a"] && [type=="a", value==a.value] => permit();', "", claims))

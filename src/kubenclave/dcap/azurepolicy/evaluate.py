@@ -24,10 +24,13 @@ class Run:
     """Claims that rules add to; ``issued`` and ``properties`` by name, each a set of values in order."""
 
     def __init__(self, claims: Iterable[Claim]) -> None:
-        self._claims = dict.fromkeys(_keyed(claim) for claim in claims)
+        self._claims: dict[str, dict[tuple[str, Claim], None]] = {}  # by type, which nearly every condition names
+        self._count = 0
         self._work = Work()
         self.issued: dict[str, Values] = {}
         self.properties: dict[str, Values] = {}
+        for claim in claims:
+            self._add(claim)
 
     def fires(self, rule: Rule) -> bool:
         """Carry out a rule whose conditions hold; of permit and deny the caller knows what they mean.
@@ -49,13 +52,21 @@ class Run:
         tests = [(test, self._values(test.operand, found)) for test in condition.tests]
         for test, wanted in tests:
             _check_comparable(test, wanted)
-        self._work.spend(len(self._claims) * sum(len(wanted) for _, wanted in tests))
-        return tuple(claim for _, claim in self._claims if all(_passes(claim, *each) for each in tests))
+        candidates = self._candidates(tests)
+        self._work.spend(len(candidates) * sum(len(wanted) for _, wanted in tests))
+        return tuple(claim for claim in candidates if all(_passes(claim, *each) for each in tests))
+
+    def _candidates(self, tests: Sequence[tuple[Test, Values]]) -> list[Claim]:
+        """Return the claims of the types that a condition names, or all."""
+        named = [wanted for test, wanted in tests if test.member == "type" and test.operator == "=="]
+        types = named[0] if named else self._claims
+        return [claim for each in types for _, claim in self._claims.get(str(each), ())]
 
     def _values(self, expression: Expression, found: dict[str, tuple[Claim, ...]]) -> Values:
         if isinstance(expression, Literal):
             return (expression.value,)
         if isinstance(expression, Access):
+            self._work.spend(len(found[expression.name]))
             return distinct([_MEMBERS[expression.member](claim) for claim in found[expression.name]])
         arguments = [self._values(argument, found) for argument in expression.arguments]
         return call(expression.function, arguments, self._work)
@@ -76,14 +87,15 @@ class Run:
                 _put(self.properties, claim)
             elif action.verb == "issue" and not is_reserved(claim.type):  # what the service says is in the token anyway
                 _put(self.issued, claim)
-            self._claims.setdefault(_keyed(Claim(claim.type, claim.value, ClaimIssuer.POLICY)))
-        if len(self._claims) > MAX_CLAIMS:
+            self._add(Claim(claim.type, claim.value, ClaimIssuer.POLICY))
+
+    def _add(self, claim: Claim) -> None:
+        same_type = self._claims.setdefault(claim.type, {})
+        self._count -= len(same_type)
+        same_type[claim.value_type, claim] = None  # the type tells 1 from true, which Python takes for equal
+        self._count += len(same_type)
+        if self._count > MAX_CLAIMS:
             raise EvaluationFailedError(f"more than {MAX_CLAIMS} claims")
-
-
-def _keyed(claim: Claim) -> tuple[str, Claim]:
-    """Tell 1 from true, which Python takes for equal."""
-    return claim.value_type, claim
 
 
 def _put(kept: dict[str, Values], claim: Claim) -> None:

@@ -86,18 +86,19 @@ class AzurePolicy:
 
     def evaluate(self, claims: Sequence[Claim]) -> Evaluation:
         """Decide over the claims of one piece of evidence; the same claims always come to the same."""
-        run, trace = Run(claims), list[str]()
+        trace: list[str] = []
         rule: Rule | None = None
-        permit: Rule | None = None
+        permitted = False
         try:
+            run = Run(claims)
             for rule in (*self.tree.configuration, *self.tree.authorization):
                 if not run.fires(rule):
                     continue
                 trace.append(self._shown(rule))
                 if rule.action.verb == "deny":
                     return _refused("azure-policy.denied", self._line(rule), "no rule that denies", "deny()", trace)
-                permit = rule if rule.action.verb == "permit" else permit
-            if permit is None:
+                permitted |= rule.action.verb == "permit"
+            if not permitted:
                 return _refused("azure-policy.no-permit", "authorizationrules", "a rule that permits", "none", trace)
             for rule in self.tree.issuance:
                 if run.fires(rule):
