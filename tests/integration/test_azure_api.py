@@ -15,16 +15,26 @@ from typing import Any
 import jwt
 import pytest
 
+from kubenclave.dcap.collateral import Collateral
+from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.platform.simulated.tcb import PlatformTcb
 from kubenclave.services.attestation import azure
+from kubenclave.services.attestation.app import attestation_app
 from kubenclave.services.attestation.azure_http import error_response, is_azure_path
+from kubenclave.services.attestation.provider import FixedCollateral
+from kubenclave.services.attestation.service import AttestationService
+from kubenclave.services.attestation.settings import Settings
 from kubenclave.services.web.credentials import Role
 from kubenclave.services.web.limits import Bounds, Limits, Rate
+from kubenclave.sgx.attributes import AttributeFlags, Attributes
 from kubenclave.wire import maa
-from tests.attestation_service import ISSUER, Bench, base64url, bench, claims
+from tests import evidence, simulated_platform
+from tests.attestation_service import ISSUER, Bench, Clock, base64url, bench, claims
 from tests.azure_server import Served, open_enclave_report, served
+from vectors.reader import read
 
 VERSION = "?api-version=2022-08-01"
+NEW = "?api-version=2025-06-01"
 SGX = f"/attest/SgxEnclave{VERSION}"
 JSON = b'{ "b": 1, "a": [2] }'
 
@@ -108,6 +118,44 @@ def test_json_data_that_is_no_object(service: Bench, data: bytes):
 def test_init_time_data_needs_config_id(service: Bench, quote: bytes):
     answer = service.post(SGX, {"quote": base64url(quote), "initTimeData": held(b"config")})
     refused(answer, 400, "InvalidParameter", "evidence.init-data")
+
+
+def test_init_time_data_of_an_enclave_with_config_id(service: Bench):
+    flags = evidence.BODY.attributes.flags | AttributeFlags.KSS
+    config = b'{"mode":"strict"}'
+    body = dataclasses.replace(
+        evidence.BODY,
+        attributes=Attributes(flags, evidence.BODY.attributes.xfrm),
+        config_id=hashlib.sha256(config).digest().ljust(64, b"\0"),
+        config_svn=2,
+    )
+    quote = base64url(evidence.make(body).quote)
+    for kind, shown in (("JSON", json.loads(config)), ("Binary", None)):
+        token = claims(service.post(SGX, {"quote": quote, "initTimeData": held(config, kind)}).json()["token"])
+        assert token.get("x-ms-inittime") == shown
+        assert token["x-ms-sgx-config-id"] == body.config_id.hex()
+        assert token["x-ms-sgx-config-svn"] == 2
+    answer = service.post(SGX, {"quote": quote, "initTimeData": held(config + b" ")})
+    refused(answer, 400, "InvalidParameter", "evidence.init-data")
+
+
+def test_a_trust_domain(tmp_path: Path):
+    vector = next(each for each in read() if each.base == "tdx-v5" and each.expect == TcbStatus.UP_TO_DATE)
+    settings = Settings(issuer=ISSUER, state=tmp_path / "state", root=vector.root, open=True)
+    provider = FixedCollateral(Collateral.from_json(vector.collateral))
+    made = AttestationService.create(settings, provider, lambda: vector.at)
+    domain = Bench(made, simulated_platform.Platform(), Clock(vector.at), attestation_app(made))
+    try:
+        answer = domain.post(f"/attest/TdxVm{NEW}", {"quote": base64url(vector.quote), "nonce": "n"})
+        baselines = domain.get(f"/tcbbaselines/TdxVm{NEW}").json()["tcbBaselines"]
+    finally:
+        made.close()
+    token = claims(answer.json()["token"])
+    assert token["x-ms-attestation-type"] == "tdxvm"
+    assert token["eat_profile"] == "https://aka.ms/maa-eat-profile-tdxvm"
+    assert token["attester_tcb_status"] == "UpToDate"
+    assert len(token["tdx_mrtd"]) == 96
+    assert [each["isSelectedTcb"] for each in baselines] == [True]
 
 
 def test_a_nonce_comes_back_and_is_no_freshness(service: Bench, quote: bytes):
@@ -211,19 +259,19 @@ def test_a_forged_quote(service: Bench, quote: bytes):
 
 
 def test_debug_enclaves_are_for_the_operator_to_allow(service: Bench, tmp_path: Path):
-    evidence = {"quote": base64url(service.quote(debug=True))}
-    refused(service.post(SGX, evidence), 400, "PolicyEvaluationError", "policy.debug")
+    given = {"quote": base64url(service.quote(debug=True))}
+    refused(service.post(SGX, given), 400, "PolicyEvaluationError", "policy.debug")
     with bench(tmp_path / "state", dangerously_allow_debug=True) as lenient:
-        token = claims(lenient.post(SGX, evidence).json()["token"])
+        token = claims(lenient.post(SGX, given).json()["token"])
     assert token["x-ms-sgx-is-debuggable"] is True
     assert any("dangerously_allow_debug" in each for each in token["kubenclave"]["relaxations"])
 
 
 def test_collateral_that_has_ended_is_the_services_trouble(tmp_path: Path):
     with bench(tmp_path / "state") as late:
-        evidence = {"quote": base64url(late.quote())}
+        given = {"quote": base64url(late.quote())}
         late.clock.advance(days=400)
-        answer = late.post(SGX, evidence)
+        answer = late.post(SGX, given)
     refused(answer, 503, "ServiceUnavailable")
     assert int(answer.headers["retry-after"]) >= 1
 
@@ -236,14 +284,14 @@ def test_a_platform_that_is_out_of_date(tmp_path: Path):
 
 def test_attesting_takes_a_credential_unless_it_is_open(tmp_path: Path):
     with bench(tmp_path / "state", open=False) as closed:
-        evidence = {"quote": base64url(closed.quote())}
+        given = {"quote": base64url(closed.quote())}
         for headers in ({}, {"Authorization": "Bearer of-azure"}, {"Authorization": "Basic eDp5"}):
-            answer = closed.post(SGX, evidence, headers=headers)
+            answer = closed.post(SGX, given, headers=headers)
             refused(answer, 401, "Unauthorized")
             assert answer.headers["www-authenticate"].startswith("Bearer")
         wrong = closed.bearer(Role.POLICY_ADMIN)
-        refused(closed.post(SGX, evidence, headers=wrong), 403, "Forbidden", "credentials.role")
-        assert closed.post(SGX, evidence, headers=closed.bearer(Role.ATTEST)).status_code == 200
+        refused(closed.post(SGX, given, headers=wrong), 403, "Forbidden", "credentials.role")
+        assert closed.post(SGX, given, headers=closed.bearer(Role.ATTEST)).status_code == 200
         assert closed.get("/certs").status_code == 200, "keys are for everybody"
 
 
