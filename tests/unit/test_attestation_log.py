@@ -82,7 +82,7 @@ async def test_entries_that_come_while_the_disk_is_busy_go_into_the_next_batch(l
     first = asyncio.create_task(log.append({"number": 0}))
     for _ in range(2):  # the caller opens a batch, the batch closes itself and waits for the disk
         await asyncio.sleep(0)
-    assert log._batch is None
+    assert log._batches._open is None
     later = await asyncio.gather(*(log.append({"number": number}) for number in (1, 2)))
     assert (await first).tree_size == 1
     assert [(each.index, each.tree_size) for each in later] == [(1, 3), (2, 3)]

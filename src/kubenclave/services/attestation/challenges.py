@@ -11,11 +11,12 @@ import datetime as dt
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from kubenclave.errors import TrustError
+from kubenclave.services.attestation.batches import Batches
 from kubenclave.services.database import Database
 
 MIGRATIONS: Final = (
@@ -47,6 +48,7 @@ class Challenges:
         self._database: Final = database
         self._now: Final = now
         self._lifetime: Final = lifetime
+        self._batches: Final = Batches(self._use)
         database.migrate("challenges", MIGRATIONS)
         with database.transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO challenge_key VALUES (1, ?)", (secrets.token_bytes(32),))
@@ -67,18 +69,21 @@ class Challenges:
         if self._database.read("SELECT 1 FROM challenges_used WHERE nonce = ?", (value,)):
             raise _used()
 
-    def redeem(self, nonce: str) -> None:
-        """Use a nonce up: of several who try, in whichever worker, one comes through. Waits for the disk.
+    async def redeem(self, nonce: str) -> None:
+        """Use a nonce up, on disk: of several who try, in whichever worker, one comes through.
 
         Called once the evidence is known to be genuine, so that only genuine evidence takes up storage.
         Raises TrustError as ``check`` does.
         """
-        value, end = self._opened(nonce)
+        if not await self._batches.add(self._opened(nonce)):
+            raise _used()
+
+    def _use(self, opened: Sequence[tuple[bytes, int]]) -> list[bool]:
+        """Write down a batch of nonces and tell for each whether it is new."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM challenges_used WHERE expires < ?", (int(self._now().timestamp()),))
-            done = connection.execute("INSERT OR IGNORE INTO challenges_used VALUES (?, ?)", (value, end))
-            if done.rowcount == 0:
-                raise _used()
+            insert = "INSERT OR IGNORE INTO challenges_used VALUES (?, ?)"
+            return [connection.execute(insert, each).rowcount == 1 for each in opened]
 
     def _opened(self, nonce: str) -> tuple[bytes, int]:
         """Return the random part and the end of a nonce of ours that is in date."""

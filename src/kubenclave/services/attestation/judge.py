@@ -7,7 +7,6 @@ worker, however many ask. Only collateral is waited for, and for that of genuine
 verified before anybody is asked, else whoever makes up an FMSPC would choose what we fetch.
 """
 
-import asyncio
 import dataclasses
 import datetime as dt
 import hashlib
@@ -116,7 +115,7 @@ class Judge:
         if evidence.challenge is None:
             return judgement
         evidence.check_challenge(evidence.challenge)
-        await asyncio.to_thread(self.challenges.redeem, evidence.challenge)
+        await self.challenges.redeem(evidence.challenge)
         return dataclasses.replace(judgement, freshness=Freshness.CHALLENGE)
 
     def _verify(

@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log of verdicts: append-only, shared by all workers, every entry on disk before anybody holds its receipt.
+"""The log of verdicts: append-only, shared by all workers, every entry on disk before anybody holds its receipt."""
 
-Entries that come in while a transaction is being written go together into the next one, so that the disk is waited for
-once per batch and not once per request.
-"""
-
-import asyncio
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kubenclave.dcap import merkle
 from kubenclave.errors import PlatformError, UsageError
+from kubenclave.services.attestation.batches import Batches
 from kubenclave.services.attestation.checkpoint import Checkpoint, InclusionReceipt, LogKey
 from kubenclave.services.attestation.tiles import Tile, bundle
 from kubenclave.services.database import Database
@@ -70,12 +66,6 @@ class SignedTreeHead:
     note: str
 
 
-@dataclass(slots=True)
-class _Batch:
-    entries: list[bytes] = field(default_factory=list)
-    task: "asyncio.Task[list[Receipt]] | None" = None
-
-
 class VerdictLog:
     """The log in the database of a service; ``origin`` names it for good (a URL without scheme).
 
@@ -88,8 +78,7 @@ class VerdictLog:
         database.migrate("log", MIGRATIONS)
         self._private: Final = _key_of(database, origin)
         self.key: Final = LogKey(origin, self._private.public_key().public_bytes_raw())
-        self._batch: _Batch | None = None
-        self._turn: Final = asyncio.Lock()
+        self._batches: Final = Batches(self._store)
 
     async def append(self, entry: Mapping[str, Any]) -> Receipt:
         """Add an entry (JSON values) and return its receipt once it is on disk.
@@ -104,13 +93,7 @@ class VerdictLog:
                 expected=f"{MAX_ENTRY} bytes at most",
                 found=f"{len(encoded)} bytes",
             )
-        if self._batch is None:
-            self._batch = _Batch()
-            self._batch.task = asyncio.create_task(self._write(self._batch))
-        batch, place = self._batch, len(self._batch.entries)
-        batch.entries.append(encoded)
-        assert batch.task is not None
-        return (await asyncio.shield(batch.task))[place]
+        return await self._batches.add(encoded)
 
     def head(self) -> SignedTreeHead:
         """Return the signed head of everything that is committed."""
@@ -150,11 +133,6 @@ class VerdictLog:
         self._check_range("width", tile.width, len(rows))
         found = [bytes(row[0]) for row in rows]
         return bundle(found) if tile.level is None else b"".join(found)
-
-    async def _write(self, batch: _Batch) -> list[Receipt]:
-        async with self._turn:
-            self._batch = None  # whoever comes from here on goes into the next one
-            return await asyncio.to_thread(self._store, batch.entries)
 
     def _store(self, entries: Sequence[bytes]) -> list[Receipt]:
         """Write one batch in one transaction. Another worker may have written since: size and edge are read anew."""
