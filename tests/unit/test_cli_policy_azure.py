@@ -166,6 +166,13 @@ def test_diff_on_kept_evidence(files, state, run):
     assert json.loads(run(*words, *kept, "--count", "1", "--output", "json")[1])["evidence"] == 1
 
 
+def test_diff_asks_for_the_root_of_the_evidence(files, state, run):
+    path = files.write("one.azurepolicy", ACCEPTS)
+    code, out, err = run("diff", path, path, "--evidence", str(state))
+    assert (code, out) == (2, "")
+    assert "--root" in err
+
+
 def test_diff_on_one_quote_of_two_languages(files, run):
     typed = json.dumps({"version": 1, "enclaves": [{"mr_enclave": MR_ENCLAVE.hex()}]})
     words = ("diff", files.write("typed.json", typed), files.write("two.azurepolicy", DEFAULT_SGX_POLICY))

@@ -62,6 +62,12 @@ def test_what_is_kept_comes_back(database):
     assert store.latest()[0].digest == kept.digest
 
 
+def test_open_enclaves_evidence_is_that_of_sgx(database):
+    store = EvidenceStore(database, lambda: NOW, EvidenceLimits(count=5))
+    store.keep(replace(piece(), tee_type="OpenEnclave"))
+    assert store.latest("OpenEnclave") == store.latest("SgxEnclave") == [piece()]
+
+
 def test_a_quote_is_kept_once_with_its_latest_judgement(database):
     store = EvidenceStore(database, lambda: NOW, EvidenceLimits(count=5))
     later = NOW + dt.timedelta(hours=1)

@@ -69,7 +69,9 @@ def _emit_azure(policy: "AzurePolicy") -> None:
     rows = [("policy", f"Azure's grammar, version {policy.version}"), ("x-ms-policy-hash", base64url(policy.digest))]
     rows += [(name, str(count)) for name, count in counts.items()]
     rows.append(("issues", kit.printable(", ".join(policy.issues)) or "nothing"))
-    rows += [(kit.printable(name), "by a rule" if value is None else kit.printable(str(value))) for name, value in properties]
+    rows += [
+        (kit.printable(name), "by a rule" if value is None else kit.printable(str(value))) for name, value in properties
+    ]
     lines = [
         kit.table(rows),
         *(click.style(f"RELAXED  {kit.printable(each)}", fg="yellow", bold=True) for each in relaxations),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kubenclave.services.attestation.evidence_store import StoredEvidence
 
 DATABASE: Final = "attestation.db"  # in the state directory of an attestation service
+_OTHER_ROOT: Final = "pck.untrusted-root"
 _SHOWN: Final = 20  # pieces in text; JSON has all
 
 
@@ -89,6 +90,8 @@ def command(
         root=root, dangerously_allow_debug=dangerously_allow_debug, dangerously_accept_expired_collateral=grace
     )
     difference = diff(*policies, pieces, terms)
+    if pieces and all(_OTHER_ROOT in outcome.codes for outcome in difference.first.outcomes):
+        raise UsageError("the evidence is of another root", code="cli.misuse", hint="give its certificate with --root")
     kit.emit(difference.as_dict(), _text(difference))
     if any(change is not Change.SAME for change in difference.changes):
         kit.finish(kit.ExitCode.REFUSED)

@@ -15,7 +15,7 @@ _MEMBERS: Final[dict[str, Callable[[Claim], Scalar]]] = {
     "type": attrgetter("type"),
     "value": attrgetter("value"),
     "valueType": attrgetter("value_type"),
-    "issuer": attrgetter("issuer.value"),
+    "issuer": lambda claim: claim.issuer.value,
 }
 _ORDERS: Final[dict[str, Callable[[Any, Any], bool]]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
 

@@ -32,6 +32,7 @@ MIGRATIONS: Final = (
     CREATE INDEX kept_evidence_by_time ON kept_evidence (at);
     """,
 )
+_SAME_EVIDENCE: Final = {"OpenEnclave": "SgxEnclave"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class EvidenceStore:
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     evidence.digest,
-                    evidence.tee_type,
+                    _SAME_EVIDENCE.get(evidence.tee_type, evidence.tee_type),
                     evidence.quote,
                     evidence.pck_chain,
                     collateral,
@@ -107,11 +108,11 @@ class EvidenceStore:
             self._prune(connection)
 
     def latest(self, tee_type: str | None = None, count: int = 1000) -> list[StoredEvidence]:
-        """Return pieces, the latest first, of one TEE type or of all."""
+        """Return pieces, the latest first, of one TEE type or of all; Open Enclave's are quotes of SGX enclaves."""
         rows = self._database.read(
             "SELECT * FROM kept_evidence JOIN kept_collateral ON kept_collateral.digest = collateral"
             " WHERE coalesce(?, tee_type) = tee_type ORDER BY at DESC, number DESC LIMIT ?",
-            (tee_type, count),
+            (_SAME_EVIDENCE.get(tee_type or "", tee_type), count),
         )
         documents: dict[bytes, Collateral] = {}
         for row in rows:
