@@ -6,12 +6,14 @@ import os
 import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,6 +176,36 @@ def test_ready_says_where_everything_is(up):
     }
     assert "SIMULATED platform (as asked)" in up.lines[0]
     assert all("SIMULATED" in line or '"simulated": true' in line for line in up.lines)
+
+
+def test_the_attestation_service_is_where_programs_are_told_and_stays_there(short_tmp):
+    state = short_tmp / "s"
+    urls = []
+    for _ in range(2):
+        with started(state) as up:
+            ready = up.wait_ready().ready
+            url = ready["attestation_url"]
+            done = kubenclave("run", "--state", str(state), "--quote", "--", "printenv", "KUBENCLAVE_ATTESTATION_URL")
+            assert done.stdout.strip() == url
+            with urllib.request.urlopen(f"{url}/v1/certs") as answer:  # waits for a service that is still starting
+                assert json.load(answer)["keys"]
+            urls.append(url)
+            assert up.end() == 0
+        assert "log.origin" not in "".join(up.lines)
+    assert urls[0] == urls[1]
+
+
+def test_a_machine_may_do_without_an_attestation_service(short_tmp):
+    with started(short_tmp / "s", "--no-attestation") as up:
+        assert up.wait_ready().ready["attestation_url"] is None
+        assert "attestation" not in "".join(up.lines)
+
+
+def test_a_port_that_is_taken_is_named(short_tmp):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = kubenclave("up", "--simulated", "--state", str(short_tmp / "s"), "--attestation-port", port)
+    assert (done.returncode, "up.attestation-port" in done.stderr) == (5, True)
 
 
 # Runs inside: the granted sockets by their usual names, and an enclave's report.

@@ -47,9 +47,11 @@ class Served:
     def _ready(self):
         assert self.process.stdout is not None
         text = ""
-        while not text.endswith("}\n"):
+        while not text.endswith("\n}\n"):
             line = self.process.stdout.readline()
-            assert line, self.log.read_text()
+            if not line:
+                self.end()
+                raise AssertionError(f"{text}{self.log.read_text()}")
             text += line
         return json.loads(text)
 
@@ -151,7 +153,8 @@ def test_a_token_of_the_service_is_good_for_a_relying_party(serve, platform):
 
 
 def test_what_is_under_way_at_the_end_is_answered_and_in_the_log(serve, platform):
-    served = serve("--open", "--workers", 2, "--log-addresses")
+    issuer = ("--issuer", "https://attest.example/simulated")
+    served = serve("--open", *issuer, "--workers", 2, "--log-addresses")
     quote = platform[1]
 
     async def crowd():
@@ -177,7 +180,7 @@ def test_what_is_under_way_at_the_end_is_answered_and_in_the_log(serve, platform
     # No connection was cut in the middle of an answer: the last attempts found nobody listening any more, or a
     # connection that was idle and closed.
     assert {type(each).__name__ for each in ends} <= {"ConnectError", "RemoteProtocolError", "ReadError"}
-    again = serve("--open")
+    again = serve("--open", *issuer)
     with httpx2.Client() as client:
         size = attest(client, again.url, quote).json()["receipt"]["index"]
     assert size > max(answers)

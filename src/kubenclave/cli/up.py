@@ -44,7 +44,7 @@ from kubenclave.sgx.epc import amount
     "--attestation-port",
     type=click.IntRange(0, 65535),
     default=0,
-    help="Port of the attestation service on the loopback interface (default: any free one).",
+    help="Port of the attestation service on the loopback interface (default: a free one, for good).",
 )
 @click.option("--no-attestation", is_flag=True, help="Leave the attestation service out.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every event on a terminal, not only what is wrong.")

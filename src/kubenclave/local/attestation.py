@@ -10,6 +10,7 @@ import importlib.util
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from kubenclave.errors import PlatformError
@@ -36,16 +37,25 @@ class Attestation:
 
     @classmethod
     def on(cls, state: StateDirectory, port: int, *, simulated: bool) -> "Attestation":
-        """Take a port, 0 for any free one. Raises PlatformError ``up.attestation-port``."""
+        """Take a port; 0 for the one that this state had before, or any free one the first time.
+
+        The port is part of the name of the service, which its log and its tokens carry for life. Raises PlatformError
+        ``up.attestation-port``.
+        """
+        remembered = state.attestation / "port"
+        wanted = port or _read(remembered)
         try:
-            return cls(state, socket.create_server((_HOST, port), backlog=1024), simulated)
+            listening = socket.create_server((_HOST, wanted), backlog=1024)
+            state.attestation.mkdir(mode=0o700, exist_ok=True)
+            remembered.write_text(f"{listening.getsockname()[1]}\n", encoding="ascii")
         except OSError as error:
             raise PlatformError(
-                f"port {port} cannot be served",
+                f"port {wanted} cannot be served",
                 code="up.attestation-port",
                 found=error.strerror or str(error),
-                hint="give another --attestation-port, or --no-attestation",
+                hint=f"end what has it, or begin anew without {state.attestation}; or give --no-attestation",
             ) from error
+        return cls(state, listening, simulated)
 
     @property
     def url(self) -> str:
@@ -77,3 +87,12 @@ class Attestation:
                     return b" 200 " in await reader.readline()
         except (OSError, TimeoutError):
             return False
+
+
+def _read(remembered: Path) -> int:
+    """Return the port of the last time, 0 where there was none."""
+    try:
+        port = int(remembered.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+    return port if 0 < port < 1 << 16 else 0
