@@ -17,18 +17,22 @@ import pytest
 
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.dcap.tcb import TcbStatus
+from kubenclave.errors import PlatformError
 from kubenclave.platform.simulated.tcb import PlatformTcb
 from kubenclave.services.attestation import azure
 from kubenclave.services.attestation.app import attestation_app
+from kubenclave.services.attestation.azure_baselines import baselines
 from kubenclave.services.attestation.azure_http import error_response, is_azure_path
-from kubenclave.services.attestation.provider import FixedCollateral
+from kubenclave.services.attestation.provider import CachedCollateral, FixedCollateral
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.attestation.settings import Settings
+from kubenclave.services.collateral.items import Item, ItemKey, Kind
+from kubenclave.services.collateral.sources.base import UnknownError
 from kubenclave.services.web.credentials import Role
 from kubenclave.services.web.limits import Bounds, Limits, Rate
 from kubenclave.sgx.attributes import AttributeFlags, Attributes
 from kubenclave.wire import maa
-from tests import evidence, simulated_platform
+from tests import collateral_items, evidence, simulated_platform
 from tests.attestation_service import ISSUER, Bench, Clock, base64url, bench, claims
 from tests.azure_server import Served, open_enclave_report, served
 from vectors.reader import read
@@ -303,6 +307,39 @@ def test_a_token_of_azures_does_no_harm_where_all_may_attest(service: Bench, quo
 def test_tcb_baselines_name_the_generation_in_use(service: Bench):
     (baseline,) = service.get(f"/tcbbaselines/SgxEnclave{VERSION}").json()["tcbBaselines"]
     assert baseline == {"tcbIdentifier": "azuredefault", "tcbEvaluationDataNumber": 17, "isSelectedTcb": True}
+
+
+def test_tcb_baselines_of_a_cache():
+    items = collateral_items.items()
+
+    async def get(key: ItemKey) -> Item:
+        return items[key]
+
+    (found,) = asyncio.run(baselines(CachedCollateral(get), "SgxEnclave"))
+    assert (found["tcbIdentifier"], found["tcbEvaluationDataNumber"], found["isSelectedTcb"]) == (
+        "azuredefault",
+        17,
+        True,
+    )
+    assert found["tcbReleaseDate"].endswith("Z")
+
+    async def get_without_list(key: ItemKey) -> Item:
+        if key.kind is Kind.EVALUATION_NUMBERS:
+            raise UnknownError("no such list", code="collateral.unknown")
+        return items[key]
+
+    (found,) = asyncio.run(baselines(CachedCollateral(get_without_list), "TdxVm"))
+    assert found == {"tcbIdentifier": "azuredefault", "tcbEvaluationDataNumber": 17, "isSelectedTcb": True}
+
+
+def test_tcb_baselines_of_a_provider_that_knows_none():
+    class Other:
+        async def collateral(self, *_arguments: object) -> Collateral:
+            raise NotImplementedError
+
+    with pytest.raises(PlatformError) as caught:
+        asyncio.run(baselines(Other(), "SgxEnclave"))
+    assert caught.value.code == "maa.no-baselines"
 
 
 def test_drafts_are_refused_before_anything_is_judged(service: Bench):
