@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attestation service in a cluster: a pod's enclave gets a token that a relying party's library takes."""
+
+import base64
+import json
+
+import jwt
+import pytest
+
+from tests.chart import NAMESPACE
+from tests.cluster import release
+from tests.cluster.release import EPC, SIMULATED
+from tests.cluster.workloads import RESTRICTED, confidential, quote, restricted
+
+# No storage class in the test cluster: what the service keeps goes with its pod.
+VALUES = {**SIMULATED, "attestation": {"enabled": True, "open": True, "persistence": {"enabled": False}, "workers": 2}}
+URL = f"http://kubenclave-attestation.{NAMESPACE}.svc:8443"
+ISSUER = f"{URL}/simulated"
+
+# Runs in the pod: one request to the service, its answer on stdout.
+ASK = """
+import json, sys, urllib.error, urllib.request
+method, url, body = sys.argv[1:]
+asked = urllib.request.Request(url, body.encode() or None, {"Content-Type": "application/json"}, method=method)
+try:
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        print(json.dumps([answer.status, answer.read().decode()]))
+except urllib.error.HTTPError as error:
+    print(json.dumps([error.code, error.read().decode()]))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def addon(cluster):
+    """The add-on with the service, and a pod that is ready to have enclaves quoted and attested."""
+    release.pool(cluster, "sgx-1")
+    with release.installed(cluster, VALUES):
+        restricted(cluster)
+        cluster.apply(confidential("workload", {EPC: "16Mi"}), RESTRICTED)
+        cluster.wait_pod("workload", RESTRICTED)
+        yield
+        cluster.delete("namespace", RESTRICTED)
+
+
+def ask(cluster, method, url, body=""):
+    told = cluster.exec("workload", "python", "-c", ASK, method, url, body, namespace=RESTRICTED)
+    status, text = json.loads(told)
+    return status, json.loads(text) if text.startswith(("{", "[")) else text
+
+
+def encoded(content):
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
+
+
+def attested(cluster, content):
+    return ask(cluster, "POST", f"{ISSUER}/attest/SgxEnclave?api-version=2022-08-01", json.dumps({"quote": content}))
+
+
+def test_a_pod_is_attested_in_its_cluster_to_a_token_that_others_verify(cluster):
+    content = quote(cluster, "workload", "c0ffee")
+    cluster.wait(lambda: attested(cluster, encoded(content))[0] == 200, 120, "a first token", NAMESPACE)
+    status, answer = attested(cluster, encoded(content))
+    assert status == 200
+    keys = jwt.PyJWKSet.from_dict(ask(cluster, "GET", f"{ISSUER}/certs")[1])
+    key = keys[jwt.get_unverified_header(answer["token"])["kid"]]
+    claims = jwt.decode(answer["token"], key, algorithms=["RS256"], issuer=ISSUER)
+    assert claims["x-ms-attestation-type"] == "sgx"
+    assert claims["x-ms-sgx-report-data"].startswith("c0ffee")
+
+
+def test_a_quote_that_was_changed_gets_no_token(cluster):
+    content = bytearray(quote(cluster, "workload"))
+    content[400] ^= 1
+    status, answer = attested(cluster, encoded(bytes(content)))
+    assert (status, "token" in answer) == (400, False)
+    assert answer["error"]["code"]
+
+
+def test_the_same_service_has_the_collateral_of_the_cluster(cluster):
+    status, text = ask(cluster, "GET", f"{URL}/sgx/certification/v4/rootcacrl")
+    assert status == 200
+    assert bytes.fromhex(text)
+
+
+def test_the_service_says_that_it_is_simulated_and_asks_nothing_of_the_api_server(cluster):
+    (pod,) = cluster.items("pods", NAMESPACE, "app.kubernetes.io/component=attestation")
+    log = cluster.kubectl("logs", "-n", NAMESPACE, pod["metadata"]["name"])
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert lines
+    assert all(line["simulated"] for line in lines)
+    assert not any("serviceaccount" in str(volume) for volume in pod["spec"]["volumes"])
