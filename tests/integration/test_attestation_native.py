@@ -104,9 +104,17 @@ def test_azure_policy_appraises_and_issues(attestation):
     found = attestation.post("/v1/attest", evidence(attestation)).json()
     assert found["issued"] == {"colour": "green"}
     assert found["policy"]["format"] == "azure"
+    assert found["verdict"]["appraised"]
     denying = "version= 1.0; authorizationrules { => deny(); }; issuancerules {};"
     attestation.service.policies.put("SgxEnclave", denying, "azure", by="test")
     assert refusal(attestation.post("/v1/attest", evidence(attestation))) == "azure-policy.denied"
+
+
+def test_default_policy_wants_nothing_and_tokens_say_so(attestation):
+    for dialect in ("ear", "azure"):
+        found = attestation.post("/v1/attest", evidence(attestation, token=dialect)).json()
+        assert found["verdict"]["appraised"] is False
+        assert claims(found["token"])["kubenclave"]["appraised"] is False
 
 
 def test_debug_is_refused_unless_the_operator_allows_it(attestation, tmp_path):

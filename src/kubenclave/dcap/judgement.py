@@ -45,6 +45,7 @@ class PolicyReference:
 
     ``format``: ``kubenclave`` (typed document) or ``azure`` (grammar 1.0 to 1.2). ``digest``: 32 bytes; of the typed
     document SHA-256 of its text, of an Azure one what ``x-ms-policy-hash`` holds. ``signer``: JWK of who signed it.
+    ``is_default``: nobody set it, and it wants nothing.
     """
 
     name: str
@@ -52,6 +53,7 @@ class PolicyReference:
     version: int
     digest: bytes
     signer: Mapping[str, Any] | None = None
+    is_default: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,3 +78,8 @@ class Judgement:
     runtime_data: HeldData | None = None
     init_data: HeldData | None = None
     draft: bool = False
+
+    @property
+    def appraised(self) -> bool:
+        """Whether somebody said which enclave was wanted: the default policy lets every genuine one through."""
+        return self.policy is not None and not self.policy.is_default

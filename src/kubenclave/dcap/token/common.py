@@ -37,7 +37,7 @@ def service_claims(judgement: Judgement, log: LogReceipt | None) -> dict[str, An
     claims: dict[str, Any] = {
         "simulated": verdict.simulated,
         "debug": verdict.quote.body.debug,
-        "appraised": judgement.policy is not None,
+        "appraised": judgement.appraised,
         "draft": judgement.draft,
         "fresh": judgement.freshness is not Freshness.NONE,
         "freshness": judgement.freshness.value,

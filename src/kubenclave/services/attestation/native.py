@@ -127,7 +127,11 @@ def described(judgement: Judgement) -> dict[str, Any]:
     """Return a judgement as JSON values; ``verdict`` has the shape of ``quote verify --output json``."""
     policy = judgement.policy
     return {
-        "verdict": judgement.verdict.as_dict(),
+        "verdict": {
+            **judgement.verdict.as_dict(),
+            "appraised": judgement.appraised,
+            "policy": policy.name if policy else None,
+        },
         "fresh": judgement.freshness is not Freshness.NONE,
         "relaxations": list(judgement.relaxations),
         "issued": dict(judgement.issued),

@@ -98,7 +98,9 @@ class StoredPolicy:
 
     def reference(self) -> PolicyReference:
         """Return what tokens, receipts and answers say of it."""
-        return PolicyReference(self.name, self.format.value, self.version, self.digest, self.signer)
+        return PolicyReference(
+            self.name, self.format.value, self.version, self.digest, self.signer, is_default=self.is_default
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the text as JSON values: one line of a history."""
