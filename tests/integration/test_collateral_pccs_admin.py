@@ -241,7 +241,7 @@ def test_a_list_without_its_chain_is_judged_by_the_one_held(served: Bench):
     ("changes", "status", "code"),
     [
         ({"qeidentity": HELD[ItemKey.identity(Tee.SGX)].body.decode().replace("UpToDate", "Revoked")}, 460, None),
-        ({"qeidentity": HELD[ItemKey.identity(Tee.SGX, "qae")].body.decode()}, 400, "qe-identity.malformed"),
+        ({"qeidentity": HELD[ItemKey.identity(Tee.SGX, "qae")].body.decode()}, 460, "collateral.other"),
         ({"qveidentity": HELD[ItemKey.identity(Tee.SGX, "qae")].body.decode()}, 460, "collateral.other"),
         ({"certificates": {}}, 460, "tcb-signer.malformed"),
         ({"rootcacrl": ""}, 460, "collateral.no-root-crl"),

@@ -4,7 +4,7 @@
 import functools
 import ipaddress
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kubenclave.services.web.server import Front
     from kubenclave.serving import Listening
 
-KINDS: Final = ("intel", "thim", "pccs", "dir", "simulated")
+KINDS: Final = ("intel", "thim", "pccs", "dir", "simulated", "none")
 _FILE: Final = click.Path(path_type=Path)
 
 
@@ -41,7 +41,7 @@ class Address(click.ParamType[tuple[str, int]]):
 
 
 class SourceName(click.ParamType[tuple[str, str]]):
-    """A source of collateral: ``intel``, ``thim``, ``pccs=URL``, ``dir=PATH``, ``simulated=PATH``."""
+    """A source of collateral: ``intel``, ``thim``, ``pccs=URL``, ``dir=PATH``, ``simulated=PATH``, ``none``."""
 
     name = "SOURCE"
 
@@ -53,7 +53,7 @@ class SourceName(click.ParamType[tuple[str, str]]):
             return value
         kind, _, place = value.partition("=")
         if kind not in KINDS or (kind in {"pccs", "dir", "simulated"}) is not bool(place):
-            self.fail(f"{value!r} is no source: intel, thim, pccs=URL, dir=PATH or simulated=PATH", param, ctx)
+            self.fail(f"{value!r} is no source: intel, thim, pccs=URL, dir=PATH, simulated=PATH or none", param, ctx)
         return kind, place
 
 
@@ -232,14 +232,39 @@ def network_options(*, port: int) -> Callable[[Callable[..., None]], Callable[..
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """Whose evidence and collateral counts: ``root`` in DER, None for Intel's; ``sources`` as given."""
+    """Whose evidence and collateral counts: ``root`` in DER, None for Intel's; ``sources`` as given.
+
+    ``source_ca`` is the CA of sources ``pccs``, ``api_key`` holds the key for ``intel``, ``bundle_keys`` say who may
+    sign the bundles of ``dir``.
+    """
 
     root: bytes | None
     sources: Sequence[tuple[str, str]]
+    source_ca: Path | None = None
+    api_key: Path | None = None
+    bundle_keys: tuple[str, ...] = ()
 
     def make(self) -> "list[Source]":
         """Return the sources, in the order in which they are asked. Raises UsageError for a URL that is none."""
-        return [_source(kind, place) for kind, place in self.sources]
+        return [self._source(kind, place) for kind, place in self.sources if kind != "none"]
+
+    def _source(self, kind: str, place: str) -> "Source":
+        import datetime as dt
+
+        from kubenclave.services.collateral.sources.directory import DirectorySource
+        from kubenclave.services.collateral.sources.intel import IntelSource
+        from kubenclave.services.collateral.sources.pccs import PccsSource
+        from kubenclave.services.collateral.sources.simulated import SimulatedSource
+        from kubenclave.services.collateral.sources.thim import ThimSource
+
+        if kind == "simulated":
+            return SimulatedSource(Path(place), now=lambda: dt.datetime.now(dt.UTC))
+        if kind == "dir":
+            keys = [kit.read_input(each, what="public key", limit=1 << 16) for each in self.bundle_keys]
+            return DirectorySource(f"dir={place}", Path(place), bundle_keys=keys)
+        if kind == "pccs":
+            return PccsSource(f"pccs={place}", url=place, ca_file=self.source_ca)
+        return ThimSource() if kind == "thim" else IntelSource(api_key_file=self.api_key)
 
 
 def trust_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -250,7 +275,18 @@ def trust_options(function: Callable[..., None]) -> Callable[..., None]:
         "sources",
         type=SourceName(),
         multiple=True,
-        help="Where collateral comes from: intel, thim, pccs=URL, dir=PATH, simulated=PATH; repeatable, in order.",
+        help="Where collateral comes from: intel, thim, pccs=URL, dir=PATH, simulated=PATH; repeatable, in order. "
+        "none: it is brought.",
+    )
+    @click.option("--source-ca", type=_FILE, metavar="FILE", help="CA of a source pccs=URL, PEM.")
+    @click.option("--api-key-file", "api_key", type=_FILE, metavar="FILE", help="Holds the subscription key for intel.")
+    @click.option(
+        "--bundle-key",
+        "bundle_keys",
+        type=evidence.FILE,
+        multiple=True,
+        metavar="FILE",
+        help="Public key of who may sign bundles in dir=PATH, PEM; repeatable.",
     )
     @click.option(
         "--simulated-state",
@@ -265,9 +301,13 @@ def trust_options(function: Callable[..., None]) -> Callable[..., None]:
         sources: tuple[tuple[str, str], ...],
         simulated_state: Path | None,
         root_path: str | None,
+        source_ca: Path | None,
+        api_key: Path | None,
+        bundle_keys: tuple[str, ...],
         **others: Any,
     ) -> None:
-        function(trust=_trust(sources, simulated_state, root_path), **others)
+        trust = _trust(sources, simulated_state, root_path)
+        function(trust=replace(trust, source_ca=source_ca, api_key=api_key, bundle_keys=bundle_keys), **others)
 
     return command
 
@@ -287,27 +327,9 @@ def _trust(sources: Sequence[tuple[str, str]], simulated_state: Path | None, roo
         raise UsageError(
             "nobody was named who has collateral of this root",
             code="cli.misuse",
-            hint="give --source dir=PATH, or --source pccs=URL",
+            hint="give --source dir=PATH, or --source pccs=URL; --source none where it is brought",
         )
     return Trust(root=evidence.load_root(root_path), sources=sources)
-
-
-def _source(kind: str, place: str) -> "Source":
-    import datetime as dt
-
-    from kubenclave.services.collateral.sources.directory import DirectorySource
-    from kubenclave.services.collateral.sources.intel import IntelSource
-    from kubenclave.services.collateral.sources.pccs import PccsSource
-    from kubenclave.services.collateral.sources.simulated import SimulatedSource
-    from kubenclave.services.collateral.sources.thim import ThimSource
-
-    if kind == "simulated":
-        return SimulatedSource(Path(place), now=lambda: dt.datetime.now(dt.UTC))
-    if kind == "dir":
-        return DirectorySource(f"dir={place}", Path(place))
-    if kind == "pccs":
-        return PccsSource(f"pccs={place}", url=place)
-    return ThimSource() if kind == "thim" else IntelSource()
 
 
 def warn_simulated(*, simulated: bool) -> None:

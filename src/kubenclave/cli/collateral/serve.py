@@ -29,14 +29,13 @@ _BODY: Final = 256 << 10  # of requests other than those that bring collateral
         "kubenclave collateral serve                                      Intel's, for this machine",
         "kubenclave collateral serve --simulated-state DIR                a SIMULATED platform's",
         "kubenclave collateral serve --listen :8081 --tls-cert tls.crt --tls-key tls.key --workers 2",
-        "kubenclave collateral serve --offline                            bundles are brought to it",
+        "kubenclave collateral serve --source none                        bundles are brought to it",
     ),
 )
 @click.option(
     "--state", type=click.Path(path_type=Path), default=STATE, show_default=True, metavar="DIR", help="Database."
 )
 @trust_options
-@click.option("--offline", is_flag=True, help="Ask no source: collateral is brought.")
 @network_options(port=8081)
 @credentials_option
 @click.option(
@@ -52,7 +51,6 @@ def command(
     *,
     state: Path,
     trust: Trust,
-    offline: bool,
     network: Network,
     credentials_path: str | None,
     grace: dt.timedelta,
@@ -72,9 +70,7 @@ def command(
     warn_simulated(simulated=not anchor.is_intel)
     if grace:
         kit.warn(f"RELAXED  dangerously_serve_expired: for {grace} after its end")
-    options = CollateralOptions(
-        sources=list if offline else trust.make, cache=CacheSettings(dangerously_serve_expired=grace)
-    )
+    options = CollateralOptions(sources=trust.make, cache=CacheSettings(dangerously_serve_expired=grace))
     with network.listening() as listening:
         host, port = listening.getsockname()[:2]
         url = f"{network.scheme}://{f'[{host}]' if ':' in host else host}:{port}/sgx/certification/v4/"

@@ -62,6 +62,16 @@ def verified(
     return items
 
 
+def keep(store: Store, items: Sequence[Item], now: dt.datetime, *, allow_rollback: bool = False) -> None:
+    """Store all of the items, or none; sources, where there are any, are asked for newer ones as for all others.
+
+    Raises what ``Store.put`` raises.
+    """
+    store.put_all(items, allow_rollback=allow_rollback)
+    for item in items:
+        store.succeeded(item.key, now + (item.next_update - now) / 2)
+
+
 class Bundles:
     """Takes in signed bundles, and remembers how new the last one of each signer was."""
 
@@ -75,13 +85,13 @@ class Bundles:
         """Verify and store all of a bundle whose signature holds; return what was stored.
 
         Raises TrustError ``bundle.root`` for one of another root, ``bundle.expired`` once its first item has ended,
-        ``bundle.rollback`` for one older than the last of its signer, and what ``verified`` and ``Store.put`` raise.
+        ``bundle.rollback`` for one older than the last of its signer, and what ``verified`` and ``keep`` raise.
         """
         self._judge(bundle, now, dangerously_allow_rollback)
         offered = [Offered(item.key, item.body, item.issuer_chain, item.fetched) for item in bundle.items]
         source = f"bundle of {bundle.created.astimezone(dt.UTC):%Y-%m-%dT%H:%M:%SZ}, signed by {bundle.signer}"
         items = verified(offered, self._store.get(ROOT_CRL), anchor=self._anchor, now=now, source=source)
-        self._store.put_all(items, allow_rollback=dangerously_allow_rollback)
+        keep(self._store, items, now, allow_rollback=dangerously_allow_rollback)
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO bundles VALUES (?, ?, ?)",

@@ -14,7 +14,7 @@ from kubenclave.services.collateral.appraisal import AppraisalPolicies
 from kubenclave.services.collateral.assemble import read_leaf
 from kubenclave.services.collateral.cache import CollateralCache
 from kubenclave.services.collateral.ingest import check_pck_leaf
-from kubenclave.services.collateral.intake import Bundles, Offered, verified
+from kubenclave.services.collateral.intake import Bundles, Offered, keep, verified
 from kubenclave.services.collateral.items import ROOT_CRL, Item, ItemKey
 from kubenclave.services.collateral.pck import PckCerts
 from kubenclave.services.collateral.platformcollateral import PckOffer, PlatformCollateral
@@ -107,12 +107,12 @@ class CollateralService:
         """Verify and store what was brought: all of it, or nothing. Platforms with certificates leave the queue.
 
         A revocation list without the chain of its issuer is judged by the chain that is held, and left out where there
-        is none. Raises what ``intake.verified`` and ``Store.put`` raise.
+        is none. Raises what ``intake.verified`` and ``intake.keep`` raise.
         """
         chained, left_out = await asyncio.to_thread(self._chained, brought.chainless)
         items = await asyncio.to_thread(self._verified, (*brought.offered, *chained))
         answers = [(offer, self._answer(offer, items)) for offer in brought.pck_certs if offer.available]
-        await asyncio.to_thread(self.store.put_all, items)
+        await asyncio.to_thread(keep, self.store, items, self.now())
         for offer, answer in answers:
             await self.pck_certs.put(offer.qe_id, bytes.fromhex(offer.pce_id), answer, _BROUGHT)
         await asyncio.to_thread(self.queue.done, [(offer.qe_id, offer.pce_id) for offer, _ in answers])
