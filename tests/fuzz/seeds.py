@@ -5,18 +5,22 @@ import json
 import struct
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from joserfc import jws
-from joserfc.jwk import ECKey
+from joserfc.jwk import ECKey, RSAKey
 
 from kubenclave.dcap.azurepolicy import DEFAULT_POLICIES, claims_of
+from kubenclave.dcap.binding import runtime_data
+from kubenclave.dcap.merkle import leaf_hash
 from kubenclave.dcap.pckext import PckCa
 from kubenclave.errors import Finding
 from kubenclave.local import control
 from kubenclave.platform.simulated.issuer import Issuer
 from kubenclave.platform.simulated.pki import Pki, derive_key, sgx_entries, sgx_extension
 from kubenclave.platform.simulated.tcb import PlatformTcb
+from kubenclave.services.attestation.checkpoint import Checkpoint, InclusionReceipt, LogKey
 from kubenclave.sgx.attributes import Attributes
 from kubenclave.sgx.sigstruct import Sigstruct, rsa_signer, sign
 from kubenclave.wire import quoteworker, simcpu
@@ -217,4 +221,13 @@ ATTEST_REQUESTS: Final = [
     json.dumps(
         {"open_enclave_report": "AQAAAAIAAAAAAAAAAAAAAA", "runtime_data": {"data": "e30", "type": "JSON"}}
     ).encode(),
+]
+
+_LOG_PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(32))
+LOG_KEY = str(LogKey("attest.example", _LOG_PRIVATE.public_key().public_bytes_raw()))
+LOG_HEAD = Checkpoint("attest.example", 1, leaf_hash(b"entry")).sign(_LOG_PRIVATE)
+LOG_RECEIPT = InclusionReceipt(0, (), LOG_HEAD).text
+RUNTIME_DATA = [
+    runtime_data("nonce", ECKey.import_key(derive_key(SEED, "release")).as_dict(private=False)),
+    runtime_data("nonce", RSAKey.import_key(rsa.RSAPublicNumbers(3, samples.MODULUS).public_key()).as_dict()),
 ]

@@ -22,6 +22,7 @@ from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.dcap.azurepolicy import is_reserved, parse
 from kubenclave.dcap.azurepolicy.functions import call
 from kubenclave.dcap.azurepolicy.work import EvaluationFailedError, Work
+from kubenclave.dcap.binding import bound_key
 from kubenclave.dcap.collateral import Collateral, load_json
 from kubenclave.dcap.documents import EnclaveIdentity, TcbInfo
 from kubenclave.dcap.pckext import PckCa, PckExtension
@@ -32,9 +33,12 @@ from kubenclave.dcap.verdict import verify_quote
 from kubenclave.errors import FormatError, KubenclaveError, PolicyError, TrustError, UsageError, VerificationError
 from kubenclave.local import control, manifest
 from kubenclave.platform.simulated.state import PlatformState
+from kubenclave.services.attestation.checkpoint import InclusionReceipt, LogKey, open_checkpoint
 from kubenclave.services.attestation.evidence import MAX_QUOTE
+from kubenclave.services.attestation.release import recipient
 from kubenclave.services.attestation.relying import Rules, parse_jwks, verify_token
 from kubenclave.services.attestation.requests import AttestRequest, evidence_of, read
+from kubenclave.services.attestation.tiles import Tile
 from kubenclave.sgx.certification import CertificationType, Ppid
 from kubenclave.sgx.gramine import GramineEnclave
 from kubenclave.sgx.keyrequest import KeyRequest
@@ -348,6 +352,38 @@ def token(data: bytes) -> None:
     assert verify_token(data, parse_jwks(seeds.JWKS), _TOKEN_RULES, now=NOW).token.text.encode() in seeds.TOKENS
 
 
+def log_head(data: bytes) -> None:
+    """A head is the log's own, or refused; so is its key."""
+    key = LogKey.parse(seeds.LOG_KEY)
+    assert str(LogKey.parse(str(key))) == str(key)
+    assert open_checkpoint(data.decode("utf-8", "replace"), key).size == 1
+
+
+def log_receipt(data: bytes) -> None:
+    """A receipt leads back to its text, but for what is signed by nobody."""
+    receipt = InclusionReceipt.parse(data.decode("utf-8", "replace"))
+    assert InclusionReceipt.parse(receipt.text) == receipt
+    receipt.check(b"entry", LogKey.parse(seeds.LOG_KEY))
+
+
+def log_key(data: bytes) -> None:
+    """A key of a log leads back to its text."""
+    key = LogKey.parse(data.decode("utf-8", "replace"))
+    assert LogKey.parse(str(key)) == key
+
+
+def log_tile(data: bytes) -> None:
+    """A path names a tile whose place SQLite can hold."""
+    tile = Tile.parse(data.decode("utf-8", "replace"))
+    assert 0 <= tile.start < 1 << 62
+    assert 1 <= tile.width <= 256
+
+
+def recipient_key(data: bytes) -> None:
+    """Runtime data holds a key that something can be encrypted to, or is refused."""
+    assert recipient(bound_key(data)).thumbprint()
+
+
 def jwks(data: bytes) -> None:
     """A token is checked with whatever key there is."""
     verify_token(seeds.TOKENS[0], parse_jwks(data), _TOKEN_RULES, now=NOW)
@@ -413,6 +449,11 @@ TARGETS: Final[dict[str, Target]] = {
         _REFUSALS,
     ),
     "admission-review": Target(admission_review, seeds.REVIEWS),
+    "log-head": Target(log_head, [seeds.LOG_HEAD.encode()], (FormatError, TrustError)),
+    "log-receipt": Target(log_receipt, [seeds.LOG_RECEIPT.encode()], (FormatError, TrustError)),
+    "log-key": Target(log_key, [seeds.LOG_KEY.encode()]),
+    "log-tile": Target(log_tile, [b"0/x001/234.p/5", b"entries/000"]),
+    "recipient-key": Target(recipient_key, seeds.RUNTIME_DATA),
     "control-line": Target(control_line, seeds.CONTROL_LINES),
     "ra-tls": Target(ra_tls, seeds.RA_TLS),
     "cbor": Target(cbor_value, seeds.CBOR),
