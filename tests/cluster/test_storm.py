@@ -130,7 +130,8 @@ class Storm:
 
     def _kill_agent(self) -> None:
         for one in self.cluster.items("pods", NAMESPACE, "app.kubernetes.io/component=node-agent"):
-            at_once = ("--grace-period=0", "--force", "--wait=false", "--ignore-not-found")  # an upgrade may be under way
+            # An upgrade that is under way may have taken it meanwhile.
+            at_once = ("--grace-period=0", "--force", "--wait=false", "--ignore-not-found")
             self.cluster.kubectl("delete", "pod", one["metadata"]["name"], "-n", NAMESPACE, *at_once)
 
     def _upgrade_agent(self) -> None:
