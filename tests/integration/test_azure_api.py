@@ -17,7 +17,7 @@ import pytest
 
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.dcap.tcb import TcbStatus
-from kubenclave.errors import PlatformError
+from kubenclave.errors import ClusterError, KubenclaveError, PlatformError, UnreachableError
 from kubenclave.platform.simulated.tcb import PlatformTcb
 from kubenclave.services.attestation import azure
 from kubenclave.services.attestation.app import attestation_app
@@ -278,6 +278,27 @@ def test_collateral_that_has_ended_is_the_services_trouble(tmp_path: Path):
         answer = late.post(SGX, given)
     refused(answer, 503, "ServiceUnavailable")
     assert int(answer.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        UnknownError("no such platform", code="collateral.unknown"),
+        UnreachableError("nobody answers", code="source.unreachable"),
+        PlatformError("the disk is full", code="database.unusable"),
+        ClusterError("forbidden", code="cluster.refused"),
+    ],
+)
+def test_what_the_service_lacks_is_not_the_clients_mistake(
+    service: Bench, quote: bytes, monkeypatch: pytest.MonkeyPatch, trouble: KubenclaveError
+):
+    async def lacking(*_arguments: object) -> Collateral:
+        raise trouble
+
+    monkeypatch.setattr(FixedCollateral, "collateral", lacking)
+    answer = service.post(SGX, {"quote": base64url(quote)})
+    refused(answer, 503, "ServiceUnavailable", trouble.code)
+    assert answer.headers["retry-after"] == "1"
 
 
 def test_a_platform_that_is_out_of_date(tmp_path: Path):

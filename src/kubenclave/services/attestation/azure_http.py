@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from kubenclave.dcap.collateral import load_json
 from kubenclave.dcap.token.common import NAMESPACE
-from kubenclave.errors import FormatError, KubenclaveError, PolicyError, TrustError, UsageError
+from kubenclave.errors import FormatError, KubenclaveError, PolicyError, TrustError, UnreachableError, UsageError
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web import problems
 from kubenclave.wire import maa
@@ -126,16 +126,17 @@ def azure_code(error: KubenclaveError) -> tuple[int, str]:
     """Return the HTTP status and Azure's code of an error."""
     if isinstance(error, PolicyError) or error.code == "azure-policy.evaluation":
         return 400, "PolicyEvaluationError"
+    room = error.code.partition(".")[0]
+    if room in _OF_THE_SERVICE and isinstance(error, TrustError | UnreachableError):
+        return 503, _CODES[503]
     status = _STATUS.get(error.code) or problems.status_of(error)
     if status in _CODES:
         return status, _CODES[status]
-    room = error.code.partition(".")[0]
-    ours = isinstance(error, TrustError) and room in _OF_THE_SERVICE
-    if ours or not isinstance(error, UsageError | FormatError | TrustError):
-        return 503, _CODES[503]
     if isinstance(error, UsageError):
         return 400, "InvalidOperation"
-    return 400, _CODE_OF_ROOM.get(room, "InvalidQuote")
+    if isinstance(error, FormatError | TrustError):
+        return 400, _CODE_OF_ROOM.get(room, "InvalidQuote")
+    return 503, _CODES[503]
 
 
 def check_version(request: Request) -> str:
