@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+import kubenclave
 from kubenclave.dcap.documents import TcbInfo
-from kubenclave.errors import KubenclaveError, TrustError
+from kubenclave.errors import KubenclaveError, PlatformError, TrustError
 from kubenclave.platform.simulated import documents
 from kubenclave.platform.simulated.pki import Role, pem_chain
 from kubenclave.platform.simulated.tcb import FMSPC, PCE_ID, PlatformTcb
@@ -22,6 +23,7 @@ from kubenclave.services.collateral.platforms import CERTIFICATE, EVIDENCE, Know
 from kubenclave.services.collateral.sources.base import PckAnswer, PckRequest, SourceError
 from kubenclave.services.collateral.store import Store
 from kubenclave.wire.pcs import PckEntry
+from tests import evidence
 from tests.asynchronous import in_a_loop
 from tests.collateral_world import DAY, NOW, Clock, WorldSource, cache_of, stored
 from tests.pcs_upstream import ENCRYPTED_PPID, QE_ID, World, tcbm_of
@@ -270,3 +272,23 @@ def test_platforms_go_by_their_last_tcb(store: Store, clock: Clock):
     assert platforms.all(seen_since=clock() + DAY) == []
     again = KnownPlatforms(store.database, clock)
     assert again.name_of(b"x") == platforms.name_of(b"x")
+
+
+@in_a_loop
+async def test_platforms_of_evidence(store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    platforms = KnownPlatforms(store.database, clock)
+    made = evidence.make()
+    verified = kubenclave.verify_quote(made.quote, made.collateral, at=NOW, root=made.root).verified
+    await platforms.saw_evidence(verified)
+    await platforms.saw_evidence(verified)
+    (known,) = platforms.all()
+    assert (known.fmspc, known.origin, known.tdx_svns) == (FMSPC.hex(), EVIDENCE, None)
+    clock.advance(2 * DAY)
+    full = PlatformError("disk full", code="database.unusable")
+    monkeypatch.setattr(platforms, "saw", lambda *_, **__: _raise(full))
+    await platforms.saw_evidence(verified)  # nothing fails for it
+    assert platforms.all() == [known]
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -83,6 +83,7 @@ def attestation_parts(
     service.guard = Guard(service.credentials, anybody=anybody, buckets=Buckets(rate, time.monotonic))
     collateral = CollateralService.create(cache, service.guard, _now)
     count_verdicts(service, metrics)
+    service.seen = collateral.platforms.saw_evidence
     app: ASGIApp = attestation_app(service)
     if serve_collateral:
         app = Starlette(routes=[*collateral_routes(collateral), Mount("", app=app)])

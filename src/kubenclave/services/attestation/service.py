@@ -6,12 +6,13 @@ Verify and appraise, then log, then sign: no token exists whose verdict is not i
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Self
 
 from kubenclave.dcap.anchor import intel_root
 from kubenclave.dcap.judgement import Judgement
+from kubenclave.dcap.verify import Verified
 from kubenclave.errors import PolicyError, UsageError
 from kubenclave.services.attestation.challenges import Challenges
 from kubenclave.services.attestation.entries import accepted_entry, refused_entry
@@ -63,6 +64,7 @@ class AttestationService:
     log: VerdictLog
     challenges: Challenges
     judge: Judge
+    seen: Callable[[Verified], Awaitable[None]] | None = None  # told of each quote that was accepted
 
     @classmethod
     def create(cls, settings: Settings, provider: CollateralProvider, now: Callable[[], dt.datetime]) -> Self:
@@ -146,7 +148,7 @@ class AttestationService:
         ``wanted`` names the secret that was asked for. Raises what the judge raises.
         """
         try:
-            return await self.judge.judge(evidence, policy, draft=draft)
+            judgement = await self.judge.judge(evidence, policy, draft=draft)
         except PolicyError as refusal:
             await self.log.append(
                 refused_entry(
@@ -160,6 +162,9 @@ class AttestationService:
                 )
             )
             raise
+        if self.seen is not None:
+            await self.seen(judgement.verdict.verified)
+        return judgement
 
     def close(self) -> None:
         """Close the database; nothing may be under way."""

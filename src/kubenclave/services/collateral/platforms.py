@@ -5,6 +5,7 @@ What is kept tells a TCB and a family, not a machine: the PPID goes through a ke
 database.
 """
 
+import asyncio
 import datetime as dt
 import hashlib
 import hmac
@@ -14,8 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from kubenclave.dcap.pckext import PckExtension
+from kubenclave.dcap.verify import Verified
+from kubenclave.errors import KubenclaveError
 from kubenclave.services.database import Database
+from kubenclave.sgx.report import ReportBody
 
 MIGRATIONS: Final = (
     """
@@ -33,6 +39,7 @@ EVIDENCE: Final = "evidence"
 
 _GRAIN: Final = 3600  # seconds: seeing the same again is noted once an hour
 _DIGITS: Final = 32
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +79,9 @@ class KnownPlatforms:
 
     def saw(self, extension: PckExtension, ca: str, origin: str = EVIDENCE, *, tdx_svns: bytes | None = None) -> None:
         """Note a platform: what a PCK certificate that holds says of it. Blocks for a moment where that is new."""
-        name = self.name_of(b"PPID\0" + extension.ppid)
-        now = int(self._now().timestamp())
-        rows = self._database.read("SELECT * FROM platforms WHERE platform = ?", (name,))
-        fresh = bool(rows) and _same_tcb(rows[0], extension, tdx_svns) and rows[0]["last_seen"] + _GRAIN > now
-        if fresh:
+        if not self._is_news(extension, tdx_svns):
             return
+        name, now = self.name_of(b"PPID\0" + extension.ppid), int(self._now().timestamp())
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT INTO platforms VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (platform) DO UPDATE SET"
@@ -99,11 +103,30 @@ class KnownPlatforms:
                 ),
             )
 
+    async def saw_evidence(self, verified: Verified) -> None:
+        """Note the platform of a quote that is genuine; where that cannot be noted the log tells, and nothing fails."""
+        body, extension = verified.quote.body, verified.chain.extension
+        tdx_svns = None if isinstance(body, ReportBody) else body.tee_tcb_svn
+        try:
+            if self._is_news(extension, tdx_svns):
+                ca = verified.chain.ca_kind.value
+                await asyncio.to_thread(self.saw, extension, ca, EVIDENCE, tdx_svns=tdx_svns)
+        except KubenclaveError as error:
+            _log.warning("platform.not-noted", code=error.code, error=str(error), hint=error.hint or "")
+
     def all(self, *, seen_since: dt.datetime | None = None) -> list[KnownPlatform]:
         """Return the platforms seen since then, by family and name."""
         since = 0 if seen_since is None else int(seen_since.timestamp())
         rows = self._database.read("SELECT * FROM platforms WHERE last_seen >= ? ORDER BY fmspc, platform", (since,))
         return [_platform(row) for row in rows]
+
+    def _is_news(self, extension: PckExtension, tdx_svns: bytes | None) -> bool:
+        """Tell whether there is something to note: another TCB, or the same as an hour ago or before."""
+        name = self.name_of(b"PPID\0" + extension.ppid)
+        rows = self._database.read("SELECT * FROM platforms WHERE platform = ?", (name,))
+        if not rows or not _same_tcb(rows[0], extension, tdx_svns):
+            return True
+        return bool(rows[0]["last_seen"] + _GRAIN <= self._now().timestamp())
 
 
 def _same_tcb(row: sqlite3.Row, extension: PckExtension, tdx_svns: bytes | None) -> bool:

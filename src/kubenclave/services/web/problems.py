@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors over HTTP: the status that each gets, and problem documents (RFC 9457) for the APIs that are ours."""
 
+import datetime as dt
 import json
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -48,7 +50,9 @@ def headers_of(error: KubenclaveError) -> dict[str, str]:
     if status == HTTPStatus.UNAUTHORIZED:
         return {"WWW-Authenticate": 'Bearer realm="kubenclave"'}
     if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
-        return {"Retry-After": str(getattr(error, "retry_after", RETRY_AFTER))}
+        told: object = getattr(error, "retry_after", None)
+        seconds = told.total_seconds() if isinstance(told, dt.timedelta) else told
+        return {"Retry-After": str(max(1, math.ceil(seconds)) if isinstance(seconds, int | float) else RETRY_AFTER)}
     return {}
 
 
