@@ -3,7 +3,8 @@
 
 from typing import Any, Final
 
-from kubenclave.services.attestation.operations import (
+from kubenclave.services.web.credentials import Role
+from kubenclave.services.web.openapi import (
     ANY_OBJECT,
     COUNT,
     FLAG,
@@ -14,7 +15,6 @@ from kubenclave.services.attestation.operations import (
     members,
     ref,
 )
-from kubenclave.services.web.credentials import Role
 from kubenclave.wire.maa import API_VERSIONS, EVIDENCE_FIELDS
 
 _VERSION: Final[Schema] = {
@@ -23,6 +23,7 @@ _VERSION: Final[Schema] = {
     "required": True,
     "schema": {"enum": list(API_VERSIONS)},
 }
+_ERRORS: Final[Schema] = {"application/json": ref("AzureError")}
 _HELD: Final = members("data", data=TEXT, dataType={"enum": ["Binary", "JSON"]})
 _BASELINE: Final = members(tcbIdentifier=TEXT, tcbEvaluationDataNumber=COUNT, isSelectedTcb=FLAG)
 _JWT: Final[Schema] = {"text/plain": {"schema": {**TEXT, "description": "A JSON Web Token, unsecured or signed"}}}
@@ -34,7 +35,7 @@ _SIGNER: Final[Schema] = {
 
 
 def _operation(method: str, path: str, name: str, summary: str, **more: Any) -> Operation:
-    given = {"tag": "azure", "query": (_VERSION,), "answer": ref("Token"), **more}
+    given = {"tag": "azure", "query": (_VERSION,), "answer": ref("Token"), "errors": _ERRORS, **more}
     return Operation(method=method, path=path, name=name, summary=summary, **given)
 
 

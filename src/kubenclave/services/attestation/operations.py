@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the attestation service can be asked for, as its OpenAPI document lists it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 from kubenclave.services.attestation.policies import TEE_TYPES
 from kubenclave.services.attestation.policy_routes import (
@@ -15,54 +14,21 @@ from kubenclave.services.attestation.policy_routes import (
 from kubenclave.services.attestation.release_routes import ReleaseRequest, SecretRequest
 from kubenclave.services.attestation.requests import AttestRequest, BatchRequest, VerifyRequest
 from kubenclave.services.web.credentials import Role
+from kubenclave.services.web.openapi import (
+    ANY_OBJECT,
+    COUNT,
+    FLAG,
+    HEX,
+    TEXT,
+    TIME,
+    Operation,
+    Schema,
+    listed,
+    members,
+    number,
+    ref,
+)
 
-Schema = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """One method of one path.
-
-    ``request``: the structure that reads its JSON body; ``body``: content of one that is read otherwise.
-    ``answer``: schema of the good answer, whose media type and status follow. ``open``: the role may be everybody's.
-    """
-
-    method: str
-    path: str
-    name: str
-    summary: str
-    tag: str
-    role: Role | None = None
-    open: bool = False
-    request: type | None = None
-    body: Schema | None = None
-    query: Sequence[Schema] = ()
-    answer: Schema | None = None
-    media: str = "application/json"
-    status: int = 200
-
-
-def members(*required: str, **properties: Schema) -> dict[str, Any]:
-    """Return the schema of an object with members of these types; further ones may come."""
-    return {"type": "object", "required": list(required or properties), "properties": properties}
-
-
-def ref(name: str) -> dict[str, Any]:
-    """Return a reference to one of ``SCHEMAS``."""
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def listed(schema: Schema) -> dict[str, Any]:
-    """Return the schema of a list."""
-    return {"type": "array", "items": schema}
-
-
-TEXT: Final[Schema] = {"type": "string"}
-TIME: Final[Schema] = {"type": "string", "format": "date-time"}
-FLAG: Final[Schema] = {"type": "boolean"}
-COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
-HEX: Final[Schema] = {"type": "string", "pattern": "^([0-9a-f]{2})*$"}
-ANY_OBJECT: Final[Schema] = {"type": "object"}
 POLICY: Final[Schema] = {
     **members(name=TEXT, format=TEXT, version=COUNT, digest=HEX),
     "type": ["object", "null"],
@@ -98,25 +64,8 @@ STORED_POLICY: Final[dict[str, Schema]] = {
     "created": {"type": ["string", "null"], "format": "date-time"},
     "by": TEXT,
 }
-PROBLEM: Final = members(
-    "type",
-    "title",
-    "status",
-    "code",
-    type=TEXT,
-    title=TEXT,
-    status={"type": "integer"},
-    code=TEXT,
-    field=TEXT,
-    expected=TEXT,
-    found=TEXT,
-    hint=TEXT,
-    findings=listed(members(code=TEXT, field=TEXT, expected=TEXT, found=TEXT)),
-    instance=TEXT,
-)
 ATTESTED: Final = members(*_JUDGED, "receipt", token=TEXT, receipt=ref("Receipt"), **_JUDGED)
 SCHEMAS: Final[Mapping[str, Schema]] = {
-    "Problem": PROBLEM,
     "AzureError": members(error=members("code", "message", code=TEXT, message=TEXT)),
     "Verdict": VERDICT,
     "Policy": POLICY,
@@ -135,11 +84,6 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
 }
 _JWKS: Final = "application/jwk-set+json"
 _PLAIN: Final = "text/plain"
-
-
-def _number(name: str, *, required: bool = True) -> Schema:
-    schema = {"type": "integer", "minimum": 0, "maximum": 10**15 - 1}
-    return {"name": name, "in": "query", "required": required, "schema": schema}
 
 
 NATIVE: Final = (
@@ -336,7 +280,7 @@ LOG: Final = (
         tag="log",
         role=Role.ATTEST,
         open=True,
-        query=(_number("start", required=False), _number("end", required=False)),
+        query=(number("start", required=False), number("end", required=False)),
         answer=members(size=COUNT, start=COUNT, entries=listed(TEXT)),
     ),
     Operation(
@@ -347,7 +291,7 @@ LOG: Final = (
         tag="log",
         role=Role.ATTEST,
         open=True,
-        query=(_number("index"), _number("size", required=False)),
+        query=(number("index"), number("size", required=False)),
         answer=members(index=COUNT, size=COUNT, proof=listed(HEX)),
     ),
     Operation(
@@ -358,7 +302,7 @@ LOG: Final = (
         tag="log",
         role=Role.ATTEST,
         open=True,
-        query=(_number("first"), _number("second", required=False)),
+        query=(number("first"), number("second", required=False)),
         answer=members(first=COUNT, second=COUNT, proof=listed(HEX)),
     ),
     Operation(
