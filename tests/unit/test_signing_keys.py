@@ -145,7 +145,10 @@ def test_a_long_url_is_whole_in_the_alternative_name(database, clock):
 def test_another_issuer_url_changes_the_certificate_and_not_the_key(ring, database, clock):
     moved = KeyRing(database, clock, replace(SETTINGS, issuer_url="https://other.example/simulated"))
     assert moved.active(RSA).kid == ring.active(RSA).kid
-    assert moved.active(RSA).certificate != ring.active(RSA).certificate
+    certificate = moved.active(RSA).certificate
+    assert certificate != ring.active(RSA).certificate
+    ring.rotate(RSA)  # which has the keys read again
+    assert moved.active(RSA).certificate == certificate
 
 
 def test_a_rotation_publishes_then_signs_then_retires(ring, clock):
@@ -221,6 +224,31 @@ def test_a_revoked_key_is_never_signed_with_again(ring):
     revoked = next(key for _, key in ring.states() if key.kid == first.kid)
     assert refused(revoked.sign, b"{}", {}) == "signing-key.missing"
     assert refused(ring.revoke, "nobody") == "signing-key.unknown"
+
+
+def test_private_halves_go_when_nothing_is_signed_with_them(ring, database, clock):
+    def kept() -> list[str]:
+        rows = database.read("SELECT kid FROM signing_keys WHERE algorithm = 'ES256' AND private IS NOT NULL")
+        return [row["kid"] for row in rows]
+
+    first, second = ring.active(EC), ring.rotate(EC)
+    clock.forward(hours=1)
+    third = ring.rotate(EC)
+    assert kept() == [first.kid, second.kid, third.kid]  # a clock may be set back by as much
+    clock.forward(hours=12)
+    fourth = ring.rotate(EC)
+    assert kept() == [third.kid, fourth.kid]
+    ring.revoke(third.kid)
+    assert kept() == [fourth.kid]
+    assert KeyRing(database, clock, SETTINGS).active(EC).kid == fourth.kid
+
+
+def test_revoking_twice_keeps_the_first_time(ring, clock):
+    kid = ring.active(EC).kid
+    ring.revoke(kid)
+    clock.forward(hours=1)
+    ring.revoke(kid)
+    assert next(key.revoked for _, key in ring.states() if key.kid == kid) == START
 
 
 def test_an_imported_key_waits_for_its_turn(ring, clock):

@@ -131,7 +131,10 @@ class KeyRing:
             key = self._by_kid(kid)
             siblings, now = self._of(key.algorithm), self._now()
             was_active = key is _active(siblings, now)
-            connection.execute("UPDATE signing_keys SET revoked = ? WHERE kid = ?", (now.timestamp(), kid))
+            connection.execute(
+                "UPDATE signing_keys SET revoked = ?, private = NULL WHERE kid = ? AND revoked IS NULL",
+                (now.timestamp(), kid),
+            )
             waiting = next((each for each in siblings if self._is_next(each) and each is not key), None)
             if was_active and waiting is not None:
                 moment = now.timestamp()
@@ -191,11 +194,13 @@ class KeyRing:
     def _insert(
         self, connection: sqlite3.Connection, private: PrivateKey, *, at_once: bool, file: str | None = None
     ) -> str:
-        """Add a key and return its ``kid``."""
+        """Add a key and return its ``kid``; private halves that nothing is signed with any more are let go of."""
         now, jose, algorithm = self._now(), keyfiles.to_jose(private), keyfiles.algorithm_of(private)
         kid = self._kid(jose)
         if any(key.kid == kid for key in self._current()):
             raise UsageError("this signing key was here before", code="signing-key.known", field=kid)
+        ended = [(key.kid,) for state, key in self.states() if state is State.WITHDRAWN]
+        connection.executemany("UPDATE signing_keys SET private = NULL WHERE kid = ?", ended)
         certificate = self._certificate(private, now)
         jwk = keyfiles.public_jwk(jose, kid, algorithm, certificate)
         active_from = now if at_once else now + self.settings.publish_ahead
@@ -220,19 +225,19 @@ class KeyRing:
         (row,) = self._database.read("SELECT number FROM signing_key_changes")
         if row["number"] != self._seen:
             with self._lock:
-                privates = {key.kid: key.private for key in self._keys}
+                known = {key.kid: key for key in self._keys}
                 rows = self._database.read("SELECT * FROM signing_keys ORDER BY active_from, number")
-                self._keys = tuple(self._key(each, privates.get(each["kid"])) for each in rows)
+                self._keys = tuple(self._key(each, known.get(each["kid"])) for each in rows)
                 self._seen = row["number"]
         return self._keys
 
-    def _key(self, row: sqlite3.Row, private: RSAKey | ECKey | None) -> SigningKey:
-        """Return the key of a row. ``private`` is the key object made earlier, which is dear to make."""
+    def _key(self, row: sqlite3.Row, before: SigningKey | None) -> SigningKey:
+        """Return the key of a row; from ``before``, the same key as read earlier, comes what is dear to make."""
         algorithm, created = Algorithm(row["algorithm"]), _moment(row["created"])
-        jwk = json.loads(row["public"])
-        if row["revoked"] is not None:
-            private = None
-        elif private is None and (loaded := _load(row)) is not None:
+        jwk, private = json.loads(row["public"]), None
+        if row["revoked"] is None and before is not None and before.private is not None:
+            jwk, private = before.jwk, before.private
+        elif row["revoked"] is None and (loaded := _load(row)) is not None:
             private = keyfiles.to_jose(loaded)
             # The issuer's URL may be another than when the key came here.
             jwk = keyfiles.public_jwk(private, row["kid"], algorithm, self._certificate(loaded, created))
@@ -301,9 +306,11 @@ def _active(siblings: Sequence[SigningKey], now: dt.datetime) -> SigningKey:
 
 
 def _load(row: sqlite3.Row) -> PrivateKey | None:
-    """Return the private key of a row; None where it lies in a file that holds it no more."""
+    """Return the private key of a row; None where it was let go of, or its file holds it no more."""
     if row["private"] is not None:
         return keyfiles.parse(row["private"])
+    if row["file"] is None:
+        return None
     try:
         key = keyfiles.read(Path(row["file"]), row["algorithm"])
     except PlatformError:
