@@ -231,6 +231,12 @@ def test_dangerous_relaxations_are_refused_unless_told_otherwise(service):
         assert refused(forged, service.keys) == "token.malformed"
 
 
+@pytest.mark.parametrize("status", ["OutOfDate", None])
+def test_nobody_overlooks_a_tcb_that_is_not_up_to_date(service, status):
+    token = service.signed(lambda claims: claims["kubenclave"].update(tcb_status=status))
+    assert f"TCB status: {status}" in verify_token(token, service.keys, RULES, now=NOW).warnings
+
+
 def test_nobody_overlooks_that_nothing_was_appraised(service):
     good = verify_token(service.token(policy_reference=None), service.keys, RULES, now=NOW)
     assert "not appraised: nobody said which enclave was wanted" in good.warnings

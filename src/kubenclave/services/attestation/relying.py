@@ -204,6 +204,8 @@ def _check_verdict(claims: Mapping[str, Any], rules: Rules) -> tuple[str, ...]:
         )
     if said.get("appraised") is not True:
         warnings.append("not appraised: nobody said which enclave was wanted")
+    if said.get("tcb_status") != "UpToDate":
+        warnings.append(f"TCB status: {said.get('tcb_status')}")
     return (*warnings, *_relaxations(said, rules))
 
 
