@@ -23,7 +23,7 @@ from tests.attestation_service import attestation, bench
 
 __all__ = ["attestation"]
 
-EXAMPLES = 6
+MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
@@ -57,13 +57,13 @@ def test_no_request_gets_an_answer_that_the_document_does_not_allow(tmp_path):
         operations = [found.ok() for found in api.get_all_operations() if isinstance(found, Ok)]
         assert len(operations) > 25
         for operation in operations:
-            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+            for mode in MODES:
                 ask(operation.as_strategy(generation_mode=mode), headers)
 
 
-def ask(cases, headers):
+def ask(cases, headers, examples=6):
     @given(case=cases)
-    @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), deadline=None, derandomize=True)
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck), deadline=None, derandomize=True)
     def each(case):
         case.call_and_validate(headers=headers, checks=CHECKS)
 

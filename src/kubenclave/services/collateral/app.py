@@ -6,6 +6,7 @@ from typing import Final
 from starlette.routing import Route
 
 from kubenclave.services.collateral import platformcollateral
+from kubenclave.services.collateral.openapi import openapi_route
 from kubenclave.services.collateral.pccs import pccs_routes
 from kubenclave.services.collateral.pcs import SGX_V3, SGX_V4, TDX_V4, pcs_routes
 from kubenclave.services.collateral.service import CollateralService
@@ -22,4 +23,4 @@ __all__ = ["BODIES", "PREFIXES", "SGX_V3", "SGX_V4", "TDX_V4", "collateral_route
 
 def collateral_routes(service: CollateralService) -> list[Route]:
     """Return all routes: of clients, of platforms and administrators, and the status."""
-    return [*pcs_routes(service), *pccs_routes(service), *status_routes(service)]
+    return [*pcs_routes(service), *pccs_routes(service), *status_routes(service), openapi_route()]

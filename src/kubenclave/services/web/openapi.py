@@ -30,7 +30,8 @@ class Operation:
     """One method of one path.
 
     ``request``: the structure that reads its JSON body; ``body``: content of one that is read otherwise.
-    ``answer``: schema of the good answer, whose media type and status follow. ``open``: the role may be everybody's.
+    ``answer``: schema of the good answer, whose media type (one, or several) and status follow.
+    ``open``: the role may be everybody's.
     ``errors``: schema of a refusal by media type; ``statuses``: those it may have beside the usual ones.
     """
 
@@ -45,7 +46,7 @@ class Operation:
     body: Schema | None = None
     query: Sequence[Schema] = ()
     answer: Schema | None = None
-    media: str = "application/json"
+    media: str | Sequence[str] = "application/json"
     status: int = 200
     errors: Schema | None = None
     statuses: Sequence[int] = ()
@@ -151,7 +152,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
     refused = {"description": "Refused", "content": {media: {"schema": schema} for media, schema in errors.items()}}
     good: dict[str, Any] = {"description": "Done"}
     if operation.answer is not None:
-        good["content"] = {operation.media: {"schema": operation.answer}}
+        kinds = [operation.media] if isinstance(operation.media, str) else operation.media
+        good["content"] = {media: {"schema": operation.answer} for media in kinds}
     return {str(operation.status): good, **{str(status): refused for status in (*_ERRORS, *operation.statuses)}}
 
 
