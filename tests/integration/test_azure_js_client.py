@@ -4,6 +4,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -180,3 +181,21 @@ def test_attest_over_plain_http(tmp_path: Path, packages: Path):
         assert attested["body"]["_issuer"] == service.url
         (refused,) = session(service, [("getPolicy", {"type": "SgxEnclave"})])
         assert "not permitted for non-TLS" in refused["error"], "the client keeps bearer tokens off plain http"
+
+
+def test_the_guides_example_runs(service: Served):
+    guide = (Path(__file__).parents[2] / "docs" / "azure-attestation.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```js\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    folder = service.ca.parent
+    (folder / "quote.bin").write_bytes(service.quote())
+    (folder / "example.mjs").write_text(example.replace("https://attest.example", service.url))
+    done = subprocess.run(
+        ["node", "example.mjs"],
+        cwd=folder,
+        env={**os.environ, "NODE_EXTRA_CA_CERTS": str(service.ca), "KUBENCLAVE_TOKEN": service.admin},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1:] == ["a9" * 32], done.stderr

@@ -3,7 +3,11 @@
 
 import hashlib
 import json
+import os
+import re
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -251,3 +255,18 @@ def signed_by(identity: Identity) -> dict[str, str]:
 
 def without_newlines(certificates: list[str]) -> list[str]:
     return [each.replace("\n", "") for each in certificates]
+
+
+def test_the_guides_example_runs(service: Served, tmp_path: Path):
+    guide = (Path(__file__).parents[2] / "docs" / "azure-attestation.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```py\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    (tmp_path / "quote.bin").write_bytes(service.quote())
+    done = subprocess.run(
+        [sys.executable, "-c", example.replace("https://attest.example", service.url)],
+        cwd=tmp_path,
+        env={**os.environ, "KUBENCLAVE_TOKEN": service.admin},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["a9" * 32, "3"], done.stderr
