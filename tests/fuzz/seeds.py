@@ -23,7 +23,7 @@ from kubenclave.platform.simulated.tcb import PlatformTcb
 from kubenclave.services.attestation.checkpoint import Checkpoint, InclusionReceipt, LogKey
 from kubenclave.sgx.attributes import Attributes
 from kubenclave.sgx.sigstruct import Sigstruct, rsa_signer, sign
-from kubenclave.wire import quoteworker, simcpu
+from kubenclave.wire import pcs, quoteworker, simcpu
 from tests import ratls, samples
 from tests.conftest import ROOT, shared_data_path
 from tests.evidence import SEED, make
@@ -66,6 +66,30 @@ TOKENS: Final = [
 ]
 EVIDENCE: Final = make()
 EVIDENCE_WITHOUT_CHAIN: Final = make(chain_inside=False)
+
+_COLLATERAL: Final = EVIDENCE.collateral
+PCS_DOCUMENTS: Final = [
+    pcs.join_signed(pcs.TCB_INFO, _COLLATERAL.tcb_info, _COLLATERAL.tcb_info_signature),
+    b'{ "tcbInfo" : {"a":"}"} , "signature" : "' + b"0A" * 64 + b'" }',
+]
+PCS_CHAINS: Final = [pcs.encode_chain(_COLLATERAL.pck_crl_issuer_chain).encode(), _COLLATERAL.tcb_info_issuer_chain]
+PCS_CRLS: Final = [
+    _COLLATERAL.pck_crl,
+    pcs.crl_hex(_COLLATERAL.pck_crl),
+    pcs.crl_pem(_COLLATERAL.pck_crl),
+]
+PCS_LISTS: Final = [
+    b'[{"fmspc":"00906ED50000","platform":"E3"}]',
+    (
+        b'{"id":"SGX","version":1,"issueDate":"2026-03-01T00:00:00Z","nextUpdate":"2026-03-31T00:00:00Z",'
+        b'"tcbEvalNumbers":[{"tcbEvaluationDataNumber":17,"tcbRecoveryEventDate":"2024-11-12T00:00:00Z",'
+        b'"tcbDate":"2024-11-12T00:00:00Z"}]}'
+    ),
+    pcs.encode_pck_certs(
+        (pcs.PckEntry(bytes(18), None), pcs.PckEntry(bytes(18), pcs.split_chain(EVIDENCE.chain)[0])),
+    ),
+]
+PCS_PARAMETERS: Final = [b"00906ED50000", b"Platform", b"early", b"17", b"0e" * 18]
 QUOTES: Final = [*(samples.quote(*kind) for kind in samples.QUOTES.values()), EVIDENCE.quote]
 SIGSTRUCT: Final = _sigstruct()
 SGXS: Final = (

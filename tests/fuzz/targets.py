@@ -48,13 +48,13 @@ from kubenclave.sgx.report import Report, ReportBody, TargetInfo
 from kubenclave.sgx.secinfo import SecInfo
 from kubenclave.sgx.sigstruct import Sigstruct
 from kubenclave.sgx.tdreport import TdReport10, TdReport15, TdReport15Ex
-from kubenclave.wire import aesm, quoteworker, simcpu
+from kubenclave.wire import aesm, pcs, quoteworker, simcpu
 from kubenclave.wire.aesm_errors import AesmError
 from kubenclave.wire.aesm_keyid import build_key_id_list, parse_key_id_list
 from kubenclave.wire.frames import FrameDecoder
 from tests import samples
 from tests.evidence import NOW
-from tests.fuzz import seeds
+from tests.fuzz import brought, seeds
 
 Run = Callable[[bytes], object]
 _MANY_PAGES: Final = 2000
@@ -406,6 +406,65 @@ def attest_request(data: bytes) -> None:
     assert len(evidence_of(read(AttestRequest, data)).quote) <= MAX_QUOTE
 
 
+def pcs_document(data: bytes) -> None:
+    """A signed document is taken apart into what was signed, and goes together again."""
+    inner, signature = pcs.split_signed(data, pcs.TCB_INFO)
+    assert inner in data
+    assert pcs.split_signed(pcs.join_signed(pcs.TCB_INFO, inner, signature), pcs.TCB_INFO) == (inner, signature)
+
+
+def pcs_chain(data: bytes) -> None:
+    """What a header says leads back to the same header."""
+    pem = pcs.decode_chain(data.decode("latin-1"))
+    assert pcs.decode_chain(pcs.encode_chain(pem)) == pem
+
+
+def pcs_crl(data: bytes) -> None:
+    """The forms of a list are all the same list, as long as it begins as DER does."""
+    der = pcs.crl_der(data)
+    if der.startswith(b"0\x82"):
+        assert pcs.crl_der(pcs.crl_pem(der)) == pcs.crl_der(pcs.crl_hex(der)) == der
+
+
+def pcs_lists(data: bytes) -> None:
+    """Each list is read by one of the readers; certificates survive the wire."""
+
+    def certificates(given: bytes) -> None:
+        entries = pcs.parse_pck_certs(given)
+        assert pcs.parse_pck_certs(pcs.encode_pck_certs(entries)) == entries
+
+    _one_of(data, [pcs.parse_fmspcs, pcs.parse_evaluation_numbers, certificates])
+
+
+def pcs_parameters(data: bytes) -> None:
+    """Parameters come out in one spelling."""
+
+    def generation(text: str) -> str:
+        return pcs.parse_update(None, text)
+
+    def spelling(read: Callable[[str], str]) -> Callable[[bytes], None]:
+        def run(given: bytes) -> None:
+            value = read(given.decode("latin-1"))
+            assert value == value.lower()
+
+        return run
+
+    readers = (pcs.parse_fmspc, pcs.parse_ca, pcs.parse_update, generation, lambda text: pcs.parse_tcbm(text).hex())
+    _one_of(data, [spelling(read) for read in readers])
+
+
+def _one_of(data: bytes, runs: Sequence[Run]) -> None:
+    """Run all, of which at least one has to understand."""
+    refusals = []
+    for run in runs:
+        try:
+            run(data)
+        except FormatError as refusal:
+            refusals.append(refusal)
+    if len(refusals) == len(runs):
+        raise refusals[0]
+
+
 _TOKEN_RULES: Final = Rules(issuer=seeds.TOKEN_ISSUER)
 TARGETS: Final[dict[str, Target]] = {
     "quote": Target(quote, [*seeds.QUOTES, *seeds.shared("quotes/*/quote.bin")]),
@@ -432,6 +491,11 @@ TARGETS: Final[dict[str, Target]] = {
     "collateral": Target(collateral, [_COLLATERAL]),
     "tcb-info": Target(tcb_info, [seeds.EVIDENCE.collateral.tcb_info, *seeds.shared_documents("tcb_info")]),
     "qe-identity": Target(qe_identity, [seeds.EVIDENCE.collateral.qe_identity, *seeds.shared_documents("qe_identity")]),
+    "pcs-document": Target(pcs_document, seeds.PCS_DOCUMENTS),
+    "pcs-chain": Target(pcs_chain, seeds.PCS_CHAINS, (FormatError,)),
+    "pcs-crl": Target(pcs_crl, seeds.PCS_CRLS),
+    "pcs-lists": Target(pcs_lists, seeds.PCS_LISTS),
+    "pcs-parameters": Target(pcs_parameters, seeds.PCS_PARAMETERS),
     "policy-json": Target(policy_json, [json.dumps(seeds.POLICY).encode()]),
     "policy-toml": Target(policy_toml, [seeds.POLICY_TOML.encode()]),
     "azure-policy": Target(azure_policy, seeds.AZURE_POLICIES),
@@ -460,4 +524,8 @@ TARGETS: Final[dict[str, Target]] = {
     "attest-request": Target(attest_request, seeds.ATTEST_REQUESTS),
     "token": Target(token, seeds.TOKENS, (FormatError, TrustError)),
     "jwks": Target(jwks, [seeds.JWKS], (FormatError, TrustError)),
+    "bundle": Target(brought.read_bundle, [brought.BUNDLE], (FormatError, TrustError)),
+    "platform-collateral": Target(brought.read_platform_collateral, [brought.PLATFORM_COLLATERAL]),
+    "registration": Target(brought.read_registration, brought.REGISTRATIONS),
+    "appraisal-policy": Target(brought.read_appraisal_policy, [brought.APPRAISAL]),
 }
