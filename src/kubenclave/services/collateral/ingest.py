@@ -97,7 +97,9 @@ def check_key(key: ItemKey) -> None:
         and _is_subject(key)
     )
     if not named:
-        raise UsageError("there is no such item of collateral", code="collateral.no-such-item", found=ascii(str(key))[:120])
+        raise UsageError(
+            "there is no such item of collateral", code="collateral.no-such-item", found=ascii(str(key))[:120]
+        )
 
 
 def _is_subject(key: ItemKey) -> bool:
