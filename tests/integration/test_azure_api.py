@@ -186,6 +186,21 @@ def test_wrong_requests(service: Bench, document: Any, code: str, own: str | Non
     refused(service.post(SGX, document), 400, code, own)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"quote":"AAAA","nonce":"\\ud83d"}',
+        b'{"quote":"AAAA","draftPolicyForAttestation":"\\ud83d"}',
+        b'{"quote":"\\ud83d"}',
+        b'{"quote":"AAAA","runtimeData":{"data":"AA","dataType":"\\ud83d"}}',
+        b'{"\\ud83d":1,"\\ud83d":2}',
+    ],
+)
+def test_halves_of_pairs_of_surrogates(service: Bench, body: bytes):
+    answer = service.call("POST", SGX, content=body, headers={"Content-Type": "application/json"})
+    refused(answer, 400, "InvalidParameter")
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"quote":"AA","quote":"BB"}', b"[" * 9000, b'{"nonce":NaN}'])
 def test_bodies_that_are_no_json(service: Bench, body: bytes):
     answer = service.call("POST", SGX, content=body, headers={"Content-Type": "application/json"})

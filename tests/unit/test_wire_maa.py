@@ -120,6 +120,7 @@ def test_what_is_no_remote_report(data: bytes):
         ({"initTimeData": {"data": {}, "dataType": "Binary"}}, "maa.member", "initTimeData.data"),
         ({"draftPolicyForAttestation": []}, "maa.member", "draftPolicyForAttestation"),
         ({"nonce": 7}, "maa.member", "nonce"),
+        ({"nonce": "half a pair: \ud83d"}, "maa.text", "nonce"),
         ({"nonce": "n" * 257}, "maa.size", "nonce"),
     ],
 )

@@ -35,6 +35,7 @@ _REPORT_VERSION: Final = 1
 _REPORT_REMOTE: Final = 2  # OE_REPORT_TYPE_SGX_REMOTE
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")
 _TO_STANDARD: Final = str.maketrans("-_", "+/")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")  # JSON can escape half a pair, which no encoding can hold
 _UNSECURED: Final = "eyJhbGciOiJub25lIn0"  # {"alg":"none"}
 _DATA_TYPES: Final = {"binary": False, "json": True}
 _CERTIFICATE_NAMES: Final = ("policyCertificate", "maa-policyCertificate", "x-ms-policyCertificate")
@@ -294,6 +295,8 @@ def _optional(members: Mapping[str, Any], name: str, limit: int) -> str | None:
             expected=f"{limit} characters at most",
             found=f"{len(value)} characters",
         )
+    if _SURROGATE.search(value):
+        raise FormatError(f"{name} is not text", code="maa.text", field=name, expected="Unicode", found="half a pair")
     return value
 
 

@@ -98,7 +98,7 @@ def is_azure_path(path: str) -> bool:
 
 def json_response(document: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a compact JSON answer."""
-    body = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    body = json.dumps(document, separators=(",", ":")).encode()
     return Response(body, status, headers=headers, media_type=_JSON)
 
 
