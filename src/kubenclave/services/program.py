@@ -5,12 +5,13 @@ An attestation service has a cache of collateral of its own either way; ``serve_
 read it.
 """
 
+import asyncio
 import datetime as dt
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from starlette.applications import Starlette
@@ -24,6 +25,7 @@ from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.errors import KubenclaveError, PlatformError, UsageError
 from kubenclave.services.attestation.app import attestation_app
 from kubenclave.services.attestation.azure_http import error_response, is_azure_path
+from kubenclave.services.attestation.keys import Algorithm, KeyRing
 from kubenclave.services.attestation.provider import CachedCollateral
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.attestation.settings import Settings
@@ -48,6 +50,8 @@ DATABASE: Final = "collateral.db"
 MAX_BODIES: Final = BODIES
 """Bytes of a body by path, where they are more than elsewhere."""
 
+_ROTATION_LOOK: Final = 3600.0  # seconds between looks at the age of keys
+
 _log = structlog.get_logger()
 
 
@@ -67,10 +71,12 @@ def attestation_parts(
     *,
     rate: Rate,
     serve_collateral: bool,
+    rotate_keys: dt.timedelta | None = None,
 ) -> Parts:
     """Return an attestation service, with the routes of the collateral service where wanted.
 
-    ``rate`` is for each credential. Raises UsageError, PlatformError.
+    ``rate`` is for each credential; ``rotate_keys`` is the age at which a signing key gets a successor, None for never.
+    Raises UsageError, PlatformError.
     """
     settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     cache, database = _cache(settings.state, settings.anchor, options)
@@ -103,7 +109,7 @@ def attestation_parts(
         app=app,
         answer=lambda request, error: _answer(request, error, settings.path),
         figures=figures,
-        background=_endless(cache),
+        background=_endless(cache) if rotate_keys is None else _endless(cache, service.keyring, rotate_keys),
         lease=Lease(service.database, "background", _now),
         close=close,
     )
@@ -150,11 +156,39 @@ def _cache(state: Path, anchor: TrustAnchor, options: CollateralOptions) -> tupl
         raise
 
 
-def _endless(cache: CollateralCache) -> Callable[[], Awaitable[None]]:
+def _endless(
+    cache: CollateralCache, keyring: KeyRing | None = None, rotate_keys: dt.timedelta | None = None
+) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Return the work that one worker does for all: renew collateral, and signing keys where that is wanted."""
+
     async def run() -> None:
-        await cache.run()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(cache.run())
+            if keyring is not None and rotate_keys is not None:
+                tasks.create_task(_rotate(keyring, rotate_keys))
 
     return run
+
+
+async def _rotate(keyring: KeyRing, age: dt.timedelta) -> None:
+    """Give each signing key in the database a successor when it is so old. Keys in files are the operator's."""
+    while True:
+        for algorithm in set(Algorithm) - set(keyring.settings.files):
+            try:
+                await asyncio.to_thread(rotate_if_due, keyring, algorithm, age, _now())
+            except PlatformError as error:  # the database: full, or locked for too long
+                _log.error("key.not-rotated", error=str(error), code=error.code, hint=error.hint)
+        await asyncio.sleep(_ROTATION_LOOK)
+
+
+def rotate_if_due(keyring: KeyRing, algorithm: Algorithm, age: dt.timedelta, now: dt.datetime) -> bool:
+    """Make the next key of an algorithm when the active one is so old and none is waiting; tell whether it was due."""
+    if now - keyring.active(algorithm).active_from < age:
+        return False
+    waiting = keyring.rotate(algorithm)
+    if waiting.created >= now:
+        _log.info("key.rotated", algorithm=algorithm.value, kid=waiting.kid, signs_from=waiting.active_from.isoformat())
+    return True
 
 
 def _answer(request: Request, error: KubenclaveError, path: str) -> Response:

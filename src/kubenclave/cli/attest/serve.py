@@ -2,8 +2,9 @@
 """``kubenclave attest serve``: the attestation service, alone or with the collateral service in the same process."""
 
 import datetime as dt
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -22,8 +23,10 @@ from kubenclave.errors import UsageError
 
 if TYPE_CHECKING:
     from kubenclave.services.attestation.settings import Settings
+    from kubenclave.services.web.server import Parts
+    from kubenclave.wire.metrics import Metrics
 
-_STATE = "kubenclave-attestation"
+_STATE: Final = "kubenclave-attestation"
 
 
 @click.command(
@@ -50,6 +53,12 @@ _STATE = "kubenclave-attestation"
 @trust_options
 @network_options(port=8443)
 @click.option("--token-lifetime", type=Duration(), default="8h", show_default=True, help="Life of a token.")
+@click.option(
+    "--rotate-keys",
+    type=Duration(),
+    metavar="DURATION",
+    help="Age at which signing keys get a successor (default: never).",
+)
 @click.option("--challenge-lifetime", type=Duration(), default="5m", show_default=True, help="Life of a challenge.")
 @click.option("--keep-evidence", type=click.IntRange(min=0), default=0, help="Evidence kept for dry runs of policies.")
 @click.option("--isolated", is_flag=True, help="Policies count only when a registered signer signed them.")
@@ -73,60 +82,74 @@ def command(*, state: Path, issuer: str | None, network: Network, trust: Trust, 
     policies' administrators can write, with tokens that 'kubenclave attest credential create' makes.
     """
     from kubenclave import log
-    from kubenclave.services.attestation.requests import MAX_BODY
     from kubenclave.services.attestation.service import DATABASE
-    from kubenclave.services.program import MAX_BODIES
+    from kubenclave.services.web.server import run
 
     log.configure("attestation", simulated=trust.root is not None)
     warn_simulated(simulated=trust.root is not None)
-    with_collateral, credentials_path = given.pop("with_collateral"), given.pop("credentials_path")
+    own = {name: given.pop(name) for name in ("with_collateral", "credentials_path", "rotate_keys")}
     with network.listening() as listening:
         host, port = listening.getsockname()[:2]
         url = f"{network.scheme}://{_host(host)}:{port}"
         settings = _settings(state, issuer or _default_issuer(url, trust), trust, given)
         for relaxation in settings.relaxations:
             kit.warn(relaxation)
-        prefix = settings.path
-        bodies = {
-            **(MAX_BODIES if with_collateral else {}),
-            f"{prefix}/v1/attest/batch": settings.max_batch * MAX_BODY,
-        }
-        front = network.front(listening, bodies, MAX_BODY)
-        take_credentials(credentials_path, state / DATABASE)
-        _run(settings, trust, network, front, with_collateral, f"{url}{prefix}", url)
+        service = _Service(settings, trust, network, url, own["with_collateral"], own["rotate_keys"])
+        front = network.front(listening, service.bodies(), service.body())
+        take_credentials(own["credentials_path"], state / DATABASE)
+        run(service.parts, front, service.tell)
 
 
-def _run(  # noqa: PLR0917
-    settings: "Settings", trust: Trust, network: Network, front: Any, with_collateral: bool, own: str, url: str
-) -> None:
-    from kubenclave.services.collateral.cache import CacheSettings
-    from kubenclave.services.program import CollateralOptions, attestation_parts
-    from kubenclave.services.web.server import run
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """What was asked for; ``url`` is where it is, without the path of the issuer."""
 
-    grace = settings.dangerously_accept_expired_collateral
-    options = CollateralOptions(sources=trust.make, cache=CacheSettings(dangerously_serve_expired=grace))
+    settings: "Settings"
+    trust: Trust
+    network: Network
+    url: str
+    with_collateral: bool
+    rotate_keys: dt.timedelta | None
 
-    def ready() -> None:
-        document: dict[str, Any] = {
-            "ready": True,
-            "simulated": settings.simulated,
-            "issuer": settings.issuer,
-            "url": own,
-        }
+    def body(self) -> int:
+        """Return how many bytes a request may have."""
+        from kubenclave.services.attestation.requests import MAX_BODY
+
+        return MAX_BODY
+
+    def bodies(self) -> dict[str, int]:
+        """Return how many where that is more, by path."""
+        from kubenclave.services.program import MAX_BODIES
+
+        batch = {f"{self.settings.path}/v1/attest/batch": self.settings.max_batch * self.body()}
+        return {**(MAX_BODIES if self.with_collateral else {}), **batch}
+
+    def parts(self, metrics: "Metrics") -> "Parts":
+        """Return what one worker serves."""
+        from kubenclave.services.collateral.cache import CacheSettings
+        from kubenclave.services.program import CollateralOptions, attestation_parts
+
+        grace = self.settings.dangerously_accept_expired_collateral
+        options = CollateralOptions(sources=self.trust.make, cache=CacheSettings(dangerously_serve_expired=grace))
+        return attestation_parts(
+            self.settings,
+            options,
+            metrics,
+            rate=self.network.per_client,
+            serve_collateral=self.with_collateral,
+            rotate_keys=self.rotate_keys,
+        )
+
+    def tell(self) -> None:
+        """Say that clients may come, and where."""
+        settings, own = self.settings, f"{self.url}{self.settings.path}"
+        document = {"ready": True, "simulated": settings.simulated, "issuer": settings.issuer, "url": own}
         rows = [("attestation", own), ("issuer", settings.issuer)]
-        if with_collateral:
-            collateral = f"{url}/sgx/certification/v4/"
-            document["collateral_url"] = collateral
+        if self.with_collateral:
+            collateral = f"{self.url}/sgx/certification/v4/"
+            document |= {"collateral_url": collateral}
             rows.append(("collateral", collateral))
         kit.emit(document, f"ready\n{kit.table(rows)}")
-
-    run(
-        lambda metrics: attestation_parts(
-            settings, options, metrics, rate=network.per_client, serve_collateral=with_collateral
-        ),
-        front,
-        ready,
-    )
 
 
 def _settings(state: Path, issuer: str, trust: Trust, given: dict[str, Any]) -> "Settings":

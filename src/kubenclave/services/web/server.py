@@ -6,7 +6,7 @@ import contextlib
 import resource
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -49,7 +49,7 @@ class Parts:
     app: ASGIApp
     answer: Callable[[Request, KubenclaveError], Response]
     figures: Callable[[], bytes]
-    background: Callable[[], Awaitable[None]]
+    background: Callable[[], Coroutine[Any, Any, None]]
     lease: Lease
     close: Callable[[], Coroutine[Any, Any, None]]
 
