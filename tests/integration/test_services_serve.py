@@ -2,7 +2,6 @@
 """The commands that serve, as processes: workers, TLS, credentials, limits, metrics, and an end that loses nothing."""
 
 import asyncio
-import base64
 import contextlib
 import datetime as dt
 import json
@@ -11,7 +10,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,92 +23,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from kubenclave.platform.simulated.keys import Fuses
-from kubenclave.platform.simulated.state import PlatformState
 from tests import simulated_platform
+from tests.serve_command import KUBENCLAVE, attest, credential, samples, save_platform, starting
 from tests.waiting import eventually
-
-KUBENCLAVE = (sys.executable, "-m", "kubenclave")
-
-
-class Served:
-    """A running command; ``ready`` is what it said on stdout."""
-
-    def __init__(self, *words, log):
-        self.log = log
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [*KUBENCLAVE, *map(str, words), "--output", "json"], stdout=subprocess.PIPE, stderr=file, text=True
-            )
-        self.ready = self._ready()
-
-    def _ready(self):
-        assert self.process.stdout is not None
-        text = ""
-        while not text.endswith("\n}\n"):
-            line = self.process.stdout.readline()
-            if not line:
-                self.end()
-                raise AssertionError(f"{text}{self.log.read_text()}")
-            text += line
-        return json.loads(text)
-
-    @property
-    def url(self):
-        return self.ready["url"]
-
-    def events(self):
-        lines = [line for line in self.log.read_text().splitlines() if line.startswith("{")]
-        return [json.loads(line) for line in lines]
-
-    def workers(self):
-        text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(word) for word in text.split()]
-
-    def end(self, number=signal.SIGTERM):
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        code = self.process.wait(60)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-        return code
 
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory):
     """State directory of a SIMULATED platform, and a quote of it."""
-    directory = tmp_path_factory.mktemp("platform")
-    fuse = bytes(16)
-    fuses = Fuses(provisioning=fuse, seal=fuse, owner_epoch=fuse)
-    PlatformState(seed=simulated_platform.SEED, fuses=fuses).save(directory)
-    return directory, simulated_platform.Platform.ready().quote()
+    return save_platform(tmp_path_factory.mktemp("platform")), simulated_platform.Platform.ready().quote()
 
 
 @pytest.fixture
 def serve(tmp_path, platform):
-    running: list[Served] = []
-
-    def started(*words, state="state"):
-        log = tmp_path / f"{len(running)}.log"
-        command = ["attest", "serve", "--state", tmp_path / state, "--simulated-state", platform[0]]
-        one = Served(*command, "--listen", "127.0.0.1:0", *words, log=log)
-        running.append(one)
-        return one
-
-    yield started
-    for one in running:
-        one.end(signal.SIGKILL)
-
-
-def attest(client, url, quote, **more):
-    body = {"quote": base64.urlsafe_b64encode(quote).decode().rstrip("="), "token": "azure", **more}
-    return client.post(f"{url}/v1/attest", json=body)
-
-
-def samples(health):
-    """Samples of a scrape by name with labels."""
-    lines = httpx2.get(f"http://{health}/metrics").text.splitlines()
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+    with starting(tmp_path, platform[0]) as started:
+        yield started
 
 
 def free_address():
@@ -219,16 +146,6 @@ def trusting(directory, *, client=None):
     return context
 
 
-def credential(tmp_path, *words):
-    done = subprocess.run(
-        [*KUBENCLAVE, "attest", "credential", *map(str, words), "--state", str(tmp_path / "state"), "--output", "json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return json.loads(done.stdout)
-
-
 def test_tokens_and_client_certificates_open_what_they_are_for_over_tls(serve, platform, tmp_path):
     certificate(tmp_path, "ca")
     certificate(tmp_path, "server", "ca", serial=2)
@@ -237,9 +154,9 @@ def test_tokens_and_client_certificates_open_what_they_are_for_over_tls(serve, p
     files = ("--tls-cert", tmp_path / "server.crt", "--tls-key", tmp_path / "server.key")
     served = serve(*files, "--client-ca", tmp_path / "ca.crt", "--token-needed")
     url = served.url.replace("127.0.0.1", "localhost")
-    token = credential(tmp_path, "create", "ops", "--role", "attest", "--expires", "1d")["token"]
-    credential(tmp_path, "trust", "ci", "--role", "attest", "--certificate", tmp_path / "client.crt")
-    shown = credential(tmp_path, "list")
+    token = credential(tmp_path / "state", "create", "ops", "--role", "attest", "--expires", "1d")["token"]
+    credential(tmp_path / "state", "trust", "ci", "--role", "attest", "--certificate", tmp_path / "client.crt")
+    shown = credential(tmp_path / "state", "list")
     assert [(each["name"], each["kind"], each["roles"]) for each in shown] == [
         ("ci", "certificate", ["attest"]),
         ("ops", "token", ["attest"]),
@@ -254,7 +171,7 @@ def test_tokens_and_client_certificates_open_what_they_are_for_over_tls(serve, p
         with httpx2.Client(verify=trusting(tmp_path, client=client_name), headers=headers) as client:
             statuses.append(attest(client, url, platform[1]).status_code)
     assert statuses == [401, 401, 200, 200]
-    credential(tmp_path, "revoke", "ops")
+    credential(tmp_path / "state", "revoke", "ops")
     with httpx2.Client(verify=trusting(tmp_path), headers={"Authorization": f"Bearer {token}"}) as client:
         assert attest(client, url, platform[1]).status_code == 401
     served.end()
