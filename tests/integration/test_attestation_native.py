@@ -180,6 +180,7 @@ def test_challenge_in_bound_data_is_freshness_and_counts_once(attestation):
         (runtime_data("another"), "evidence.challenge-not-bound"),
         (b"{}", "evidence.challenge-not-bound"),
         (b"[]", "evidence.challenge-not-bound"),
+        (b"a key, in binary", "evidence.challenge-not-bound"),
         (b"", "evidence.challenge-not-bound"),
     ],
 )

@@ -106,14 +106,13 @@ class Evidence:
         """Refuse bound data that does not hold the challenge; that it is bound, ``check_binding`` has found.
 
         It is the member ``nonce`` of runtime data (``dcap.binding``), or the nonce of DICE claims in ASCII.
-        Raises FormatError (codes ``json.*``) and TrustError ``evidence.challenge-not-bound``.
+        Raises TrustError ``evidence.challenge-not-bound``.
         """
         found: Any = None
         if self.certificate is not None and self.certificate.nonce is not None:
             found = self.certificate.nonce.decode("ascii", "replace")
         elif self.runtime_data is not None:
-            document = load_json(self.runtime_data.data, "runtime data")
-            found = document.get("nonce") if isinstance(document, dict) else None
+            found = _nonce_in(self.runtime_data.data)
         if not isinstance(found, str) or not hmac.compare_digest(_octets(found), _octets(challenge)):
             raise TrustError(
                 "the quote does not speak of the challenge",
@@ -123,6 +122,15 @@ class Evidence:
                 found="another nonce" if found else "no nonce",
                 hint='hash runtime data {"nonce": <the challenge>, ...} in the enclave, and send it along',
             )
+
+
+def _nonce_in(data: bytes) -> Any:
+    """Return the member ``nonce`` of a JSON object, None of anything else."""
+    try:
+        document = load_json(data, "runtime data")
+    except FormatError:
+        return None
+    return document.get("nonce") if isinstance(document, dict) else None
 
 
 def _octets(text: str) -> bytes:
