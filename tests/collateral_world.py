@@ -47,6 +47,7 @@ class WorldSource:
         self.world = world
         self.failures: dict[Kind, KubenclaveError] = {}
         self.faults: dict[Kind, Fault] = {}
+        self.pck_failure: KubenclaveError | None = None
         self.asked: list[ItemKey] = []
         self.pck_asked: list[PckRequest] = []
         self.closed = False
@@ -66,8 +67,8 @@ class WorldSource:
 
     async def pck_certs(self, request: PckRequest) -> PckAnswer:
         self.pck_asked.append(request)
-        if Kind.PCK_CERTS in self.failures:
-            raise self.failures[Kind.PCK_CERTS]
+        if self.pck_failure is not None:
+            raise self.pck_failure
         asked = {"encrypted_ppid": ENCRYPTED_PPID.hex(), "pceid": request.pce_id.hex()}
         query = urllib.parse.urlencode(asked)
         found = Service(self.world).reply(

@@ -165,7 +165,7 @@ def test_tcb_info_that_is_signed_and_yet_none():
         ItemKey(Kind.TCB_INFO, "00906ed50000", Tee.SGX, "late"),
         ItemKey(Kind.IDENTITY, "qve", Tee.TDX, "standard"),
         ItemKey(Kind.IDENTITY, "pce", Tee.SGX, "standard"),
-        ItemKey(Kind.PCK_CERTS),
+        ItemKey(Kind.FMSPCS, "x"),
     ],
     ids=str,
 )

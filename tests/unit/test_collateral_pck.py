@@ -17,7 +17,7 @@ from kubenclave.platform.simulated import documents
 from kubenclave.platform.simulated.pki import Role, pem_chain
 from kubenclave.platform.simulated.tcb import FMSPC, PCE_ID, PlatformTcb
 from kubenclave.services.collateral.assemble import read_leaf
-from kubenclave.services.collateral.items import ItemKey, Kind
+from kubenclave.services.collateral.items import ItemKey
 from kubenclave.services.collateral.pck import REVISIT, PckCertificate, PckCerts, choose
 from kubenclave.services.collateral.platforms import CERTIFICATE, EVIDENCE, KnownPlatforms
 from kubenclave.services.collateral.sources.base import PckAnswer, PckRequest, SourceError
@@ -158,12 +158,12 @@ async def test_it_is_looked_for_though_nobody_asks(store: Store, source: WorldSo
     await certs.refresh_due()
     assert len(source.pck_asked) == 1
     clock.advance(REVISIT + dt.timedelta(seconds=1))
-    source.failures[Kind.PCK_CERTS] = SourceError("down", code="source.dns")
+    source.pck_failure = SourceError("down", code="source.dns")
     await certs.refresh_due()
     await certs.refresh_due()
     assert len(source.pck_asked) == 2
     clock.advance(REVISIT)
-    source.failures.clear()
+    source.pck_failure = None
     source.world.not_available = frozenset()
     await certs.refresh_due()
     assert source.pck_asked[-1].encrypted_ppid == ENCRYPTED_PPID
@@ -188,7 +188,7 @@ async def test_what_was_available_once_stays(store: Store, source: WorldSource, 
 async def test_a_source_that_fails_does_not_take_away_what_is_held(store: Store, source: WorldSource, clock: Clock):
     certs, _ = certs_of(store, source, clock)
     await certs.certificate(request())
-    source.failures[Kind.PCK_CERTS] = SourceError("down", code="source.dns")
+    source.pck_failure = SourceError("down", code="source.dns")
     above = request(cpu_svn=bytes([200, 200, *UP_TO_DATE.svns.cpu_svn[2:]]))
     assert (await certs.certificate(above)).tcbm == tcbm_of(UP_TO_DATE)
     assert (await certs.certificate(above)).tcbm == tcbm_of(UP_TO_DATE)
@@ -210,7 +210,7 @@ async def test_refusals(store: Store, source: WorldSource, clock: Clock):
     assert (await refused(certs, stranger)).code == "collateral.unknown"
     assert len(source.pck_asked) == 1
     assert (await refused(certs, request(cpu_svn=bytes(16)))).code == "pck.not-available"
-    source.failures[Kind.PCK_CERTS] = SourceError("down", code="source.tls")
+    source.pck_failure = SourceError("down", code="source.tls")
     assert (await refused(certs, request(qe_id="00"))).code == "source.tls"
     await certs.close()
     nobody = PckCerts(cache_of(store, clock=clock), KnownPlatforms(store.database, clock), now=clock)

@@ -109,7 +109,7 @@ def _is_subject(key: ItemKey) -> bool:
         return (key.tee, key.subject) in IDENTITIES
     if key.kind is Kind.TCB_INFO:
         return _FMSPC.fullmatch(key.subject) is not None
-    return key.kind is not Kind.PCK_CERTS and not key.subject
+    return not key.subject
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ class Kind(enum.StrEnum):
     IDENTITY = "identity"  # subject: qe, qve or qae
     EVALUATION_NUMBERS = "tcb-evaluation-data-numbers"  # subject: empty
     FMSPCS = "fmspcs"  # subject: empty; not signed, so never part of a verdict
-    PCK_CERTS = "pck-certs"  # subject: QE-ID and PCE-ID of a platform, as "<qe id>/<pce id>" in lower-case hex
 
 
 class Tee(enum.StrEnum):

@@ -119,12 +119,7 @@ class Store:
         with self.database.transaction() as connection:
             for item in items:
                 _put(connection, item, allow_rollback=allow_rollback)
-
-    def remove(self, key: ItemKey) -> None:
-        """Forget an item and its attempts."""
-        with self.database.transaction() as connection:
-            connection.execute("DELETE FROM collateral_items WHERE name = ?", (str(key),))
-            connection.execute("DELETE FROM collateral_attempts WHERE name = ?", (str(key),))
+                _ensure(connection, item.key, _seconds(self._now()))  # so that it is renewed in its turn
 
     # Attempts
 
