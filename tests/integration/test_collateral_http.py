@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kubenclave.services.collateral.cache import CacheSettings
 from kubenclave.services.collateral.items import EARLY, ROOT_CRL, ItemKey, Kind, Tee
 from kubenclave.services.collateral.sources.base import Fetched, SourceError
 from kubenclave.wire import pcs
@@ -243,6 +244,17 @@ def test_what_has_ended_is_503_with_a_time_to_come_again(served: Bench):
     answer = served.get(path)
     assert (answer.status_code, answer.headers[CODE]) == (503, "collateral.stale")
     assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_what_is_served_beyond_its_end_says_so(tmp_path: Path):
+    settings = CacheSettings(dangerously_serve_expired=dt.timedelta(days=60))
+    with bench(tmp_path, settings=settings) as served:
+        path = f"{SGX4}/qe/identity"
+        assert "warning" not in served.get(path).headers
+        served.clock.now = NOW + dt.timedelta(days=50)
+        answer = served.get(path)
+    assert (answer.status_code, answer.headers["cache-control"]) == (200, "max-age=0")
+    assert answer.headers["warning"] == '110 kubenclave "dangerously_serve_expired"'
 
 
 def test_a_source_that_throttles_is_503_with_its_time(served: Bench):

@@ -88,9 +88,10 @@ def status_of(error: KubenclaveError, method: str) -> int:
 def cacheable(
     body: bytes, media_type: str, *, until: dt.datetime, now: dt.datetime, headers: Mapping[str, str] = _NO_HEADERS
 ) -> Response:
-    """Return an answer that may be kept, at most until ``until``."""
+    """Return an answer that may be kept, at most until ``until``; one that has ended says so."""
     age = max(0, math.floor(min(MAX_AGE, until - now).total_seconds()))
-    return Response(body, 200, {"Cache-Control": f"max-age={age}", **headers}, media_type)
+    ended = {"Warning": '110 kubenclave "dangerously_serve_expired"'} if until < now else {}
+    return Response(body, 200, {"Cache-Control": f"max-age={age}", **ended, **headers}, media_type)
 
 
 def _pause(error: KubenclaveError) -> int:

@@ -111,7 +111,7 @@ class CollateralService:
         """
         chained, left_out = await asyncio.to_thread(self._chained, brought.chainless)
         items = await asyncio.to_thread(self._verified, (*brought.offered, *chained))
-        answers = [(offer, self._answer(offer, items)) for offer in brought.pck_certs if offer.available]
+        answers = await asyncio.to_thread(self._answers, brought.pck_certs, items)
         await asyncio.to_thread(keep, self.store, items, self.now())
         for offer, answer in answers:
             await self.pck_certs.put(offer.qe_id, bytes.fromhex(offer.pce_id), answer, _BROUGHT)
@@ -162,6 +162,9 @@ class CollateralService:
     def _verified(self, offered: Sequence[Offered]) -> list[Item]:
         held = self.store.get(ROOT_CRL)
         return verified(offered, held, anchor=self.anchor, now=self.now(), source=_BROUGHT)
+
+    def _answers(self, offers: Iterable[PckOffer], items: Sequence[Item]) -> list[tuple[PckOffer, PckAnswer]]:
+        return [(offer, self._answer(offer, items)) for offer in offers if offer.available]
 
     def _answer(self, offer: PckOffer, items: Sequence[Item]) -> PckAnswer:
         """Return a platform's certificates once each of them holds by the lists that come with it, or are held."""
