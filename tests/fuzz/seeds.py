@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Good inputs for the targets, our own and third-party ones where they are there."""
 
+import base64
 import json
 import struct
 from typing import Any, Final
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -18,12 +20,12 @@ from kubenclave.dcap.pckext import PckCa
 from kubenclave.errors import Finding
 from kubenclave.local import control
 from kubenclave.platform.simulated.issuer import Issuer
-from kubenclave.platform.simulated.pki import Pki, derive_key, sgx_entries, sgx_extension
+from kubenclave.platform.simulated.pki import Pki, derive_key, raw_signature, sgx_entries, sgx_extension
 from kubenclave.platform.simulated.tcb import PlatformTcb
 from kubenclave.services.attestation.checkpoint import Checkpoint, InclusionReceipt, LogKey
 from kubenclave.sgx.attributes import Attributes
 from kubenclave.sgx.sigstruct import Sigstruct, rsa_signer, sign
-from kubenclave.wire import pcs, quoteworker, simcpu
+from kubenclave.wire import maa, pcs, quoteworker, simcpu
 from tests import ratls, samples
 from tests.conftest import ROOT, shared_data_path
 from tests.evidence import SEED, make
@@ -246,6 +248,29 @@ ATTEST_REQUESTS: Final = [
         {"open_enclave_report": "AQAAAAIAAAAAAAAAAAAAAA", "runtime_data": {"data": "e30", "type": "JSON"}}
     ).encode(),
 ]
+
+AZURE_REQUESTS: Final = [
+    json.dumps(
+        {
+            "report": "AQAAAAIAAAACAAAAAAAAAEFB",
+            "runtimeData": {"data": "e30", "dataType": "JSON"},
+            "draftPolicyForAttestation": "version= 1.0;",
+            "nonce": "n",
+        }
+    ).encode()
+]
+
+
+def _signed_policy() -> str:
+    """A policy's token, signed with the key of a certificate that is at hand: that of the platform."""
+    leaf = x509.load_pem_x509_certificates(EVIDENCE.chain)[0].public_bytes(Encoding.DER)
+    header = {"alg": "ES256", "x5c": [base64.b64encode(leaf).decode()]}
+    claims = maa.policy_claims("version= 1.0; authorizationrules { => permit(); };")
+    signed = ".".join(maa.encode_base64(json.dumps(part).encode()) for part in (header, claims))
+    return f"{signed}.{maa.encode_base64(raw_signature(derive_key(SEED, 'PCK'), signed.encode()))}"
+
+
+SIGNED_POLICY: Final = _signed_policy()
 
 _LOG_PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(32))
 LOG_KEY = str(LogKey("attest.example", _LOG_PRIVATE.public_key().public_bytes_raw()))

@@ -33,6 +33,7 @@ from kubenclave.dcap.verdict import verify_quote
 from kubenclave.errors import FormatError, KubenclaveError, PolicyError, TrustError, UsageError, VerificationError
 from kubenclave.local import control, manifest
 from kubenclave.platform.simulated.state import PlatformState
+from kubenclave.services.attestation.azure_signed import open_token
 from kubenclave.services.attestation.checkpoint import InclusionReceipt, LogKey, open_checkpoint
 from kubenclave.services.attestation.evidence import MAX_QUOTE
 from kubenclave.services.attestation.release import recipient
@@ -48,7 +49,7 @@ from kubenclave.sgx.report import Report, ReportBody, TargetInfo
 from kubenclave.sgx.secinfo import SecInfo
 from kubenclave.sgx.sigstruct import Sigstruct
 from kubenclave.sgx.tdreport import TdReport10, TdReport15, TdReport15Ex
-from kubenclave.wire import aesm, pcs, quoteworker, simcpu
+from kubenclave.wire import aesm, maa, pcs, quoteworker, simcpu
 from kubenclave.wire.aesm_errors import AesmError
 from kubenclave.wire.aesm_keyid import build_key_id_list, parse_key_id_list
 from kubenclave.wire.frames import FrameDecoder
@@ -406,6 +407,17 @@ def attest_request(data: bytes) -> None:
     assert len(evidence_of(read(AttestRequest, data)).quote) <= MAX_QUOTE
 
 
+def azure_request(data: bytes) -> None:
+    """A request of Azure's API is read within its bounds, or refused."""
+    assert len(maa.parse_attest(load_json(data, "the request"), "OpenEnclave").quote) <= maa.MAX_QUOTE
+
+
+def policy_token(data: bytes) -> None:
+    """Only what its certificate signed, or says that nobody did, is opened."""
+    opened = open_token(data.decode("utf-8", "replace"), NOW)
+    assert opened.signer is None or opened.signed == seeds.SIGNED_POLICY.rpartition(".")[0].encode()
+
+
 def pcs_document(data: bytes) -> None:
     """A signed document is taken apart into what was signed, and goes together again."""
     inner, signature = pcs.split_signed(data, pcs.TCB_INFO)
@@ -522,6 +534,10 @@ TARGETS: Final[dict[str, Target]] = {
     "ra-tls": Target(ra_tls, seeds.RA_TLS),
     "cbor": Target(cbor_value, seeds.CBOR),
     "attest-request": Target(attest_request, seeds.ATTEST_REQUESTS),
+    "azure-request": Target(azure_request, seeds.AZURE_REQUESTS),
+    "policy-token": Target(
+        policy_token, [seeds.SIGNED_POLICY.encode(), b"eyJhbGciOiJub25lIn0.e30."], (FormatError, TrustError)
+    ),
     "token": Target(token, seeds.TOKENS, (FormatError, TrustError)),
     "jwks": Target(jwks, [seeds.JWKS], (FormatError, TrustError)),
     "bundle": Target(brought.read_bundle, [brought.BUNDLE], (FormatError, TrustError)),

@@ -222,6 +222,18 @@ def test_a_registered_signer_needs_no_credential_but_each_signature_counts_once(
     assert version(service) == 3
 
 
+def test_the_same_signature_written_otherwise_is_no_new_one(service: Bench, admin: dict[str, str]):
+    register(service, admin, RSA, ELLIPTIC)
+    text = policy(TEXT, ELLIPTIC)
+    content, _, last = text.rpartition(".")
+    signature = maa.decode_base64(last, "signature", 64)
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256: (r, n - s) is as good
+    other = signature[:32] + (order - int.from_bytes(signature[32:])).to_bytes(32)
+    assert result(send(service, "PUT", SGX, text))["x-ms-policy-result"] == "Updated"
+    for again in (f" {text}\n", f"{text}==", f"{content}.{base64url(other)}"):
+        refused(send(service, "PUT", SGX, again), 400, "InvalidParameter", "maa.signature-used")
+
+
 def test_of_many_who_send_the_same_signed_token_at_once_one_succeeds(service: Bench, admin: dict[str, str]):
     register(service, admin, RSA)
     text = policy(TEXT, RSA)

@@ -55,10 +55,15 @@ class Signer:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A token whose signature holds, if it has one. ``claims`` is None where the payload is empty."""
+    """A token whose signature holds, if it has one. ``claims`` is None where the payload is empty.
+
+    ``signed`` is what the signature covers. It tells tokens apart; ``text`` does not, as anybody can write the same
+    signature otherwise (padding, or the other of ECDSA's two).
+    """
 
     claims: Any
     signer: Signer | None
+    signed: bytes
     text: str
 
 
@@ -75,7 +80,7 @@ def open_token(text: str, at: dt.datetime) -> Opened:
     if header.get("alg") == "none":
         if token.signature:
             raise TrustError("an unsecured token has a signature", code="maa.signature", expected="an empty last part")
-        return Opened(claims, None, token.text)
+        return Opened(claims, None, token.signed, token.text)
     signer = Signer(_certificate(header))
     _verify(header.get("alg"), signer.certificate, token)
     if not signer.certificate.not_valid_before_utc <= at <= signer.certificate.not_valid_after_utc:
@@ -85,7 +90,7 @@ def open_token(text: str, at: dt.datetime) -> Opened:
             expected="a certificate within its dates",
             found=f"valid until {signer.certificate.not_valid_after_utc:%Y-%m-%d}",
         )
-    return Opened(claims, signer, token.text)
+    return Opened(claims, signer, token.signed, token.text)
 
 
 def read_certificate(der: bytes) -> x509.Certificate:

@@ -33,7 +33,7 @@ class Writers:
 
         Raises TrustError ``credentials.*`` for anybody else, ``maa.signature-used`` for a signature that has counted.
         """
-        first = opened.signer is None or await asyncio.to_thread(self._note, opened.text)
+        first = opened.signer is None or await asyncio.to_thread(self._note, opened.signed)
         try:
             return (await self._service.guard.require(request, Role.POLICY_ADMIN)).name
         except TrustError:
@@ -50,9 +50,9 @@ class Writers:
             )
         return f"signer {known.thumbprint}"
 
-    def _note(self, text: str) -> bool:
-        """Remember a signed token; whether it was new."""
-        digest, seen = hashlib.sha256(text.encode()).digest(), self._service.now().isoformat()
+    def _note(self, signed: bytes) -> bool:
+        """Remember what was signed; whether it was new."""
+        digest, seen = hashlib.sha256(signed).digest(), self._service.now().isoformat()
         with self._service.database.transaction() as connection:
             inserted = connection.execute("INSERT OR IGNORE INTO azure_signed_tokens VALUES (?, ?)", (digest, seen))
             return inserted.rowcount == 1
