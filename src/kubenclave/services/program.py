@@ -101,7 +101,7 @@ def attestation_parts(
         return told.render()
 
     async def close() -> None:
-        await cache.close()
+        await collateral.close()
         service.close()
         database.close()
 
@@ -129,7 +129,7 @@ def collateral_parts(state: Path, anchor: TrustAnchor, options: CollateralOption
         return told.render()
 
     async def close() -> None:
-        await cache.close()
+        await service.close()
         database.close()
 
     return Parts(

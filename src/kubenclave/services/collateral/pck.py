@@ -268,8 +268,11 @@ class PckCerts:
         return not self._database.read(query, (name, tcb, now))
 
     def _note_try(self, name: str, tcb: bytes, pause: dt.timedelta) -> None:
+        now = self._now()
         with self._database.transaction() as connection:
-            values = (name, tcb, int((self._now() + pause).timestamp()))
+            # What is due says no more than nothing would: so names that somebody makes up do not pile up.
+            connection.execute("DELETE FROM pck_tcbs WHERE next_try <= ?", (int(now.timestamp()),))
+            values = (name, tcb, int((now + pause).timestamp()))
             connection.execute("INSERT OR REPLACE INTO pck_tcbs VALUES (?, ?, ?)", values)
 
     def _tcb_info(self, held: Sequence[PckCertificate]) -> TcbInfo | None:
