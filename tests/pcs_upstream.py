@@ -5,6 +5,7 @@ Faults are set by a part of the path. As a program: ``python -m tests.pcs_upstre
 """
 
 import argparse
+import contextlib
 import datetime as dt
 import enum
 import json
@@ -47,6 +48,7 @@ class Fault(enum.Enum):
     BUSY = "503 with Retry-After"
     FAILED = "500"
     SLOW = "an answer that takes long"
+    TRICKLE = "a body that comes byte by byte"
     TRUNCATED = "half of the body"
     HANG_UP = "no answer"
     GARBAGE = "something else"
@@ -344,7 +346,19 @@ class _Handler(BaseHTTPRequestHandler):
             reply = Reply(b"<html>portal</html>" if fault is Fault.GARBAGE else bytes(pcs.MAX_BODY + 1), reply.headers)
         if fault is Fault.NO_CHAIN:
             reply = Reply(reply.body)
+        if fault is Fault.TRICKLE:
+            self._trickle(reply)
+            return
         self._send(HTTPStatus.OK, reply, cut=fault is Fault.TRUNCATED)
+
+    def _trickle(self, reply: Reply) -> None:
+        self._send(HTTPStatus.OK, Reply(b"", reply.headers | {"Content-Length": str(len(reply.body))}))
+        with contextlib.suppress(OSError):
+            for each in reply.body:
+                if self.upstream.stopped.wait(0.05):
+                    break
+                self.wfile.write(bytes([each]))
+        self.close_connection = True
 
     def _failed(self, fault: Fault) -> bool:
         """Answer as the fault says; False where it is in the content alone."""
@@ -370,7 +384,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in reply.headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(reply.body)))
+        if "Content-Length" not in reply.headers:
+            self.send_header("Content-Length", str(len(reply.body)))
         self.end_headers()
         self.wfile.write(reply.body[: len(reply.body) // 2] if cut else reply.body)
         if cut:

@@ -3,7 +3,10 @@
 
 import asyncio
 import datetime as dt
+import threading
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +275,50 @@ def test_a_ca_file_that_is_none(tmp_path: Path):
 def test_retry_after(value: str, seconds: int | None):
     wait = retry_after(value, "Thu, 01 Jan 2026 00:00:00 GMT")
     assert wait == (None if seconds is None else dt.timedelta(seconds=seconds))
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    """A proxy that lets nobody through."""
+
+    def do_CONNECT(self) -> None:
+        self.send_response(407)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def refusing_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Refusing)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{server.server_port}")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.usefixtures("refusing_proxy")
+def test_a_proxy_that_does_not_connect():
+    error = failure(PccsSource("x", url="https://collateral.invalid"))
+    assert error.code == "source.proxy"
+    assert "407" in str(error)
+
+
+def test_caches_are_not_asked_without_a_qe_id(upstream: Upstream):
+    for make in (pccs, thim):
+        source: Source = make(upstream)
+        with pytest.raises(UnknownError):
+            run(source, partial(source.pck_certs, request(qe_id="")))
+    assert upstream.requests == []
+
+
+def test_a_source_that_trickles_is_given_up_as_well(upstream: Upstream):
+    upstream.faults["/tcb"] = Fault.TRICKLE
+    assert failure(intel(upstream, total_seconds=0.3)).code == "source.timeout"
