@@ -24,7 +24,7 @@ def test_a_kill_loses_no_entry_that_was_acknowledged_and_the_tree_stays_whole(tm
     ]
     acknowledged = []
     for _ in range(20):
-        acknowledged += [writer.stdout.readline() for writer in writers]
+        acknowledged += [writer.stdout.readline() for writer in writers if writer.stdout]
     for writer in writers:
         writer.kill()
     for writer in writers:
@@ -34,7 +34,7 @@ def test_a_kill_loses_no_entry_that_was_acknowledged_and_the_tree_stays_whole(tm
     opened = Database(path)
     try:
         log = VerdictLog(opened, origin="attest.example")
-        entries = []
+        entries: list[bytes] = []
         while page := log.entries(len(entries), log.size()):
             entries += page
         places = dict(line.rstrip("\n").split(" ", 1) for line in acknowledged)

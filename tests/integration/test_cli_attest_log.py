@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """kubenclave attest log and secret against a service on a loopback port, over TLS."""
 
+import base64
 import json
 import stat
 
@@ -216,6 +217,10 @@ def test_an_enclave_gets_its_secret(service, run, folder, tmp_path, monkeypatch)
     assert out.read_bytes() == b"\0secret\xff"
     code, said = run("log", "verify", receipt, "--key", folder / "log.key", "--output", "json", remote=False)
     assert (code, said["entry"]["released"]["secret"]) == (0, "three")
+    code, said = run("secret", "get", "three", "--output", "json")
+    assert (code, base64.b64decode(said["value"]), said["simulated"]) == (0, b"\0secret\xff", True)
+    code, said = run("secret", "get", "three", "--out", out, "--output", "json")
+    assert (code, "value" in said, said["out"]) == (0, False, str(out))
     code, said = run("secret", "get", "none")
     assert (code, "secret.unknown" in said) == (2, True)
     service.service.policies.put("SgxEnclave", json.dumps({**POLICY, "name": "other"}), "kubenclave", by="test")

@@ -8,6 +8,7 @@ import sys
 from kubenclave.services.attestation.provider import FixedCollateral
 from kubenclave.services.attestation.secrets import make_key
 from kubenclave.sgx.quote import Quote
+from kubenclave.sgx.report import ReportBody
 from tests.azure_server import served
 from tests.integration.test_sim_quotes_aesm import Node
 
@@ -31,8 +32,9 @@ def test_an_enclave_gets_its_secret_and_its_debug_build_does_not(short_tmp):
             made = service.service
             made.judge.provider = FixedCollateral(collateral)
             assert in_an_enclave(node, "quote", "get", "--report-data", "00", "--out", quote).returncode == 0
-            enclave = Quote.parse(quote.read_bytes()).body.mr_enclave.hex()
-            policy = json.dumps({"version": 1, "enclaves": [{"mr_enclave": enclave}]})
+            body = Quote.parse(quote.read_bytes()).body
+            assert isinstance(body, ReportBody)
+            policy = json.dumps({"version": 1, "enclaves": [{"mr_enclave": body.mr_enclave.hex()}]})
             stored = made.policies.put("SgxEnclave", policy, "kubenclave", by="test")
             made.secrets.put("database", VALUE, tee_type="SgxEnclave", policy=stored.digest, by="test", simulated=True)
             get = ("attest", "secret", "get", "database", "--url", service.url, "--ca", service.ca, "--out", out)

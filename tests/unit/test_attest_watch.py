@@ -27,7 +27,8 @@ def pages(size, entries=ENTRIES):
 
 def follow(path, size, page=3, entries=ENTRIES):
     """One run of a monitor; return the entries that were new."""
-    watch, kept = Watch.load(path, KEY), []
+    kept: list[str] = []
+    watch = Watch.load(path, KEY)
     watch.follow(head(size, entries), pages(page, entries), kept.extend)
     watch.save()
     return kept

@@ -42,7 +42,8 @@ class Stored:
     """A tree as a database keeps it."""
 
     def __init__(self, leaves):
-        self.nodes, self.edge, self.reads = {}, merkle.Frontier(), 0
+        self.nodes: dict[tuple[int, int], bytes] = {}
+        self.edge, self.reads = merkle.Frontier(), 0
         self.roots = [self.edge.root()]
         for leaf in leaves:
             self.nodes |= {(level, index): value for level, index, value in self.edge.append(merkle.leaf_hash(leaf))}

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """``kubenclave attest secret``: secrets for enclaves, kept by administrators and fetched from within an enclave."""
 
+import base64
 import contextlib
 import datetime as dt
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,8 +97,6 @@ def put(
             by = f"uid {os.getuid()}, in the state directory"
             made = store.put(name, value, tee_type=tee_type, policy=policy, by=by, simulated=simulated).as_dict()
     else:
-        import base64
-
         body = {
             "value": base64.urlsafe_b64encode(value).decode(),
             "tee_type": tee_type,
@@ -143,16 +143,17 @@ def delete(*, name: str, state: Path | None, url: str | None, token_file: str | 
 @click.argument("name")
 @url_option()
 @access_options
-@click.option("--out", type=evidence.FILE, default="-", help="Where the secret goes (default: stdout).")
+@click.option("--out", type=evidence.FILE, metavar="FILE", help="Where the secret goes (default: stdout).")
 @click.option("--receipt-out", type=evidence.FILE, metavar="FILE", help="Where the answer with the receipt goes.")
 @click.option("--aesm-socket", type=click.Path(path_type=Path), metavar="PATH", help="Another AESM socket.")
+@kit.output_option
 def get(
     *,
     name: str,
     url: str,
     token_file: str | None,
     ca: str | None,
-    out: str,
+    out: str | None,
     receipt_out: str | None,
     aesm_socket: Path | None,
 ) -> None:
@@ -164,10 +165,14 @@ def get(
 
     answer, value = ask(Remote(url, token_file=token_file, ca=ca), name, quote_over(aesm_socket))
     if receipt_out is not None:
-        import json
-
         kit.write_output(receipt_out, json.dumps(answer, indent=2).encode(), what="receipt")
-    kit.write_output(out, value, what="secret")
+    document = {**{each: answer.get(each) for each in ("secret", "version", "simulated", "receipt")}, "out": out}
+    if out is None and kit.wants_json():
+        kit.emit({**document, "value": base64.b64encode(value).decode()}, "")
+        return
+    kit.write_output(out or "-", value, what="secret")
+    if kit.wants_json():
+        kit.emit(document, "")
 
 
 def _is_local(state: Path | None, url: str | None) -> bool:
