@@ -17,6 +17,7 @@ import httpx2
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
+from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.errors import KubenclaveError
 from kubenclave.services.collateral import replies
 from kubenclave.services.collateral.app import BODIES, collateral_routes
@@ -115,14 +116,18 @@ class Bench:
 
 @contextlib.contextmanager
 def bench(
-    state: Path, now: dt.datetime = NOW, *, sources: bool = True, settings: CacheSettings | None = None
+    state: Path,
+    now: dt.datetime = NOW,
+    *,
+    sources: bool = True,
+    settings: CacheSettings | None = None,
+    held: dict[ItemKey, Fetched] | None = None,
+    anchor: TrustAnchor = collateral_items.ANCHOR,
 ) -> Iterator[Bench]:
-    """A service whose one source has everything."""
+    """A service whose one source has everything there is under the SIMULATED root, or what is given."""
     database, clock = Database(state / "collateral.db"), Clock(now)
-    source = FixedSource(collateral_items.offered(now))
-    cache = CollateralCache(
-        Store(database, clock), [source] if sources else [], collateral_items.ANCHOR, now=clock, settings=settings
-    )
+    source = FixedSource(collateral_items.offered(now) if held is None else held)
+    cache = CollateralCache(Store(database, clock), [source] if sources else [], anchor, now=clock, settings=settings)
     credentials = Credentials(database, clock)
     service = CollateralService.create(cache, Guard(credentials), clock)
     app: ASGIApp = Starlette(routes=collateral_routes(service))

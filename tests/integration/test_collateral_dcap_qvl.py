@@ -3,6 +3,7 @@
 
 import asyncio
 import datetime as dt
+import json
 import os
 import ssl
 import subprocess
@@ -19,9 +20,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from kubenclave.dcap.anchor import intel_root
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.services.collateral.assemble import collateral_for
 from kubenclave.services.collateral.items import ROOT_CRL, ItemKey, Tee
+from kubenclave.services.collateral.sources.flat import items_of
 from tests import evidence, samples
 from tests.collateral_items import FMSPC_TEXT
 from tests.collateral_service import Bench, bench, serving
@@ -80,6 +83,29 @@ def test_a_td_gets_collateral_of_its_own(served: Bench, kind: str):
         held[ROOT_CRL].body,
         held[ItemKey.pck_crl("platform")].body,
     )
+
+
+REAL = ("sgx-v3-config-and-swhardening", "sgx-v3-outofdate", "tdx-v4-uptodate", "tdx-v4-outofdate", "tdx-v5-uptodate")
+
+
+@pytest.mark.parametrize("case", REAL)
+def test_real_quotes_verify_with_what_we_serve_of_intels_collateral(tmp_path: Path, shared_data: Path, case: str):
+    """Signed by Intel, SGX and TDX: taken in, stored, served, fetched by somebody else's client, and judged by it."""
+    folder = shared_data / "quotes" / case
+    quote, expected = (folder / "quote.bin").read_bytes(), json.loads((folder / "expected.json").read_text())
+    given = Collateral.from_json((folder / "collateral.json").read_bytes())
+    at = dt.datetime.fromtimestamp(expected["verify_at"], dt.UTC)
+
+    async def fetch() -> dcap_qvl.QuoteCollateralV3:
+        return await dcap_qvl.get_collateral(f"http://127.0.0.1:{port}", quote)
+
+    with bench(tmp_path, at, held=items_of(given), anchor=intel_root()) as made, serving(made.app) as port:
+        fetched = asyncio.run(fetch())
+    theirs = Collateral.from_json(fetched.to_json())
+    for name in ("tcb_info", "qe_identity", "tcb_info_signature", "qe_identity_signature", "pck_crl", "root_ca_crl"):
+        assert getattr(theirs, name) == getattr(given, name)
+    report = dcap_qvl.verify(quote, fetched, expected["verify_at"])
+    assert report.status == expected["tcb_status"]
 
 
 def test_what_we_refuse_is_an_error_there(served: Bench):
