@@ -37,11 +37,22 @@ class Listening(socket.socket):
     port can neither use up the memory nor keep others out. It holds before TLS, for which nobody else bounds anything.
     """
 
-    def __init__(self, *arguments: Any, connections: int = MAX_CONNECTIONS, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, connections: int = MAX_CONNECTIONS, queue: int = _BACKLOG, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
         self._connections = connections
+        self._queue = queue
         self._numbers = itertools.count()
         self._open: weakref.WeakValueDictionary[int, socket.socket] = weakref.WeakValueDictionary()
+
+    def listen(self, backlog: int = 0) -> None:
+        """Listen with the queue that this socket has, at least.
+
+        To asyncio a backlog is also how many connections it accepts at once: where several processes share a socket,
+        a small number leaves the others something to do, and the queue may be long all the same.
+        """
+        super().listen(max(backlog, self._queue))
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept a connection, at the cost of the oldest if need be."""
@@ -77,7 +88,7 @@ def server(
     """Return a server for an application, over TLS where there is a ``context``; ``serve([listen(port)])`` runs it.
 
     ``keep_alive`` is for how many seconds a connection may be idle, ``grace`` for how many seconds what is under way
-    may go on at the end, ``backlog`` how many connections may wait to be accepted; ``protocol`` replaces uvicorn's.
+    may go on at the end, ``backlog`` how many connections are accepted at once; ``protocol`` replaces uvicorn's.
     """
     config = uvicorn.Config(
         app,
@@ -116,7 +127,7 @@ def listen(port: int, host: str = "", *, connections: int = MAX_CONNECTIONS, bac
             found=error.strerror or str(error),
             hint="another process has it: ss -lntp",
         ) from error
-    listening = Listening(fileno=made.detach(), connections=connections)
+    listening = Listening(fileno=made.detach(), connections=connections, queue=backlog)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Linux hands it on to what is accepted
     return listening
 

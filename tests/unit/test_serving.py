@@ -4,6 +4,7 @@
 import asyncio
 import socket
 
+import httpx2
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -11,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from kubenclave.errors import KubenclaveError
-from kubenclave.serving import MAX_CONNECTIONS, Bodies, listen, server, status_of
+from kubenclave.serving import MAX_CONNECTIONS, Bodies, health_app, listen, server, status_of
 
 
 def request(*pieces, ends=True):
@@ -98,3 +99,29 @@ def test_all_bodies_together_have_a_bound():
     with pytest.raises(KubenclaveError) as caught:
         asyncio.run(second())
     assert (caught.value.code, status_of(caught.value)) == ("serving.busy", 503)
+
+
+def test_one_address_may_be_served_with_bounds_of_its_own():
+    with listen(0, "127.0.0.1", connections=1, backlog=4) as listening:
+        listening.listen(1)  # as asyncio does, to say how many it accepts at once
+        assert listening.getsockname()[0] == "127.0.0.1"
+        with (
+            socket.create_connection(listening.getsockname()) as first,
+            socket.create_connection(listening.getsockname()),
+        ):
+            ours = [listening.accept()[0] for _ in range(2)]
+            assert first.recv(1) == b"", "the oldest goes"
+            for each in ours:
+                each.close()
+
+
+def test_a_server_may_wait_for_its_metrics():
+    async def render():
+        return b"a 1\n"
+
+    async def scrape():
+        transport = httpx2.ASGITransport(app=health_app(lambda: None, render))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            return (await client.get("/metrics")).content
+
+    assert asyncio.run(scrape()) == b"a 1\n"

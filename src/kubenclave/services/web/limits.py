@@ -95,7 +95,7 @@ class Bounds:
     together: int = 128 << 20
     arriving: float = 10.0
     total: float = 30.0
-    at_once: int = 256
+    at_once: int = 512
 
 
 class Limits:

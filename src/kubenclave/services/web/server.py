@@ -30,7 +30,8 @@ from kubenclave.wire.metrics import Metrics
 
 CONNECTIONS: Final = 2048
 """Open at a time in each worker; beyond, the oldest is closed. 35 kB each, over TLS 0.3 MB."""
-_BACKLOG: Final = 1024
+_QUEUE: Final = 1024  # may wait to be accepted
+_AT_ONCE: Final = 8  # are accepted by one worker, before the others have their turn
 _KEEP_ALIVE: Final = 75
 _GRACE: Final = 20  # seconds for what is under way, at the end
 
@@ -77,14 +78,14 @@ class Front:
 
 def listen(host: str, port: int) -> serving.Listening:
     """Listen for as many clients as this machine lets one process have. Raises PlatformError ``serving.port``."""
-    return serving.listen(port, host, connections=_most(), backlog=_BACKLOG)
+    return serving.listen(port, host, connections=_most(), backlog=_QUEUE)
 
 
 def inherited(descriptor: int) -> serving.Listening:
     """Return the listening socket that whoever started us has opened. Raises UsageError ``serving.descriptor``."""
     try:
-        found = serving.Listening(fileno=descriptor, connections=_most())
-        found.listen(_BACKLOG)
+        found = serving.Listening(fileno=descriptor, connections=_most(), queue=_QUEUE)
+        found.listen()
     except OSError as error:
         raise UsageError(
             "no socket was handed over",
@@ -155,7 +156,7 @@ class _Worker:
                 Access(limits, self.metrics, addresses=front.addresses),
                 None if front.tls is None else front.tls.context,
                 keep_alive=_KEEP_ALIVE,
-                backlog=_BACKLOG,
+                backlog=_AT_ONCE,
                 grace=_GRACE,
                 protocol=Protocol,
             ),
