@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
+from kubenclave import serving
 from kubenclave.errors import KubenclaveError
 
 CONTENT_TYPE: Final = "application/problem+json"
@@ -33,15 +34,13 @@ _STATUS: Final = {
     "request.policy-version": 409,
     "request.size": 413,
     "secret.unknown": 404,
-    "serving.size": 413,
-    "serving.slow": 408,
     "signing-key.unknown": 404,
 }
 
 
 def status_of(error: KubenclaveError) -> int:
     """Return the HTTP status that tells a client of an error."""
-    return _STATUS.get(error.code, error.http_status)
+    return _STATUS.get(error.code) or serving.status_of(error)
 
 
 def headers_of(error: KubenclaveError) -> dict[str, str]:
