@@ -63,6 +63,8 @@ def test_text_that_is_no_policy_is_refused(attestation, document, code):
 def test_unknown_type_and_version(attestation):
     assert refusal(attestation.get("/v1/policies/Tpm"), 404) == "policy-store.unknown-tee"
     assert refusal(attestation.get(f"{POLICY}/versions/3"), 404) == "policy-store.unknown-version"
+    for number in ("x", "-1", "9" * 5000):
+        assert refusal(attestation.get(f"{POLICY}/versions/{number}"), 400) == "request.malformed"
 
 
 def test_dry_run_and_difference_on_evidence_that_was_kept(tmp_path):

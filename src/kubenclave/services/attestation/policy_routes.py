@@ -5,8 +5,9 @@ Whoever may attest may read them: a token names its policy by digest, and a rely
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import structlog
@@ -20,13 +21,14 @@ from kubenclave.errors import FormatError
 from kubenclave.services.attestation.compare import Terms, diff, dry_run
 from kubenclave.services.attestation.native import answer
 from kubenclave.services.attestation.policies import MAX_SIZE, PolicyFormat, StoredPolicy, read_policy
-from kubenclave.services.attestation.requests import read
+from kubenclave.services.attestation.requests import MAX_VERSION, read
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web.credentials import Role
 
+_NUMBER: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 _log = structlog.get_logger()
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_SIZE)]
-_Version = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+_Version = Annotated[int, msgspec.Meta(ge=0, le=MAX_VERSION)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
 
@@ -75,7 +77,7 @@ def policy_routes(service: AttestationService) -> Sequence[Route]:
         Route("/v1/policies/{type}", api.put, methods=["PUT"]),
         Route("/v1/policies/{type}/reset", api.reset, methods=["POST"]),
         Route("/v1/policies/{type}/history", api.history, methods=["GET"]),
-        Route("/v1/policies/{type}/versions/{version:int}", api.version, methods=["GET"]),
+        Route("/v1/policies/{type}/versions/{version}", api.version, methods=["GET"]),
         Route("/v1/policies/{type}/dry-run", api.dry_run, methods=["POST"]),
         Route("/v1/policies/{type}/diff", api.diff, methods=["POST"]),
     )
@@ -98,7 +100,7 @@ class _Policies:
 
     async def version(self, request: Request) -> Response:
         await self._service.guard.require(request, Role.ATTEST)
-        number = min(request.path_params["version"], (1 << 53) - 1)
+        number = min(request.path_params["version"], MAX_VERSION)
         return answer(_shown(self._service.policies.get(request.path_params["type"], number)))
 
     async def history(self, request: Request) -> Response:
