@@ -12,6 +12,8 @@ from kubenclave.cli.origin import Origin
 from kubenclave.errors import UsageError
 from kubenclave.services.collateral import bundle
 from kubenclave.services.collateral.items import ROOT_CRL, ItemKey, Tee
+from kubenclave.services.collateral.sources.intel import IntelSource
+from kubenclave.services.collateral.sources.pccs import PccsSource
 from tests import evidence
 from tests.collateral_items import ANCHOR, FMSPC_TEXT, items
 from tests.collateral_service import bench, serving
@@ -150,6 +152,12 @@ def test_a_policy_is_tested_with_the_same_options(verify: Run, files: Files, tmp
 def test_what_does_not_go_together_is_misuse(verify: Run, given: list[str]):
     code, out, err = verify(*given, quote="-" if "-" in given else "q")
     assert (code, out, "error[cli.misuse]" in err) == (2, "", True)
+
+
+def test_intels_service_is_told_from_caches():
+    origin = Origin(pccs="https://api.trustedservices.intel.com/sgx/certification/v4/")
+    assert isinstance(origin._source(origin.pccs or ""), IntelSource)
+    assert isinstance(origin._source("https://api.trustedservices.intel.com.example"), PccsSource)
 
 
 def test_offline_says_what_would_do():

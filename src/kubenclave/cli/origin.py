@@ -16,6 +16,7 @@ from kubenclave.errors import UsageError
 if TYPE_CHECKING:
     from kubenclave.dcap.collateral import Collateral
     from kubenclave.services.collateral.items import Item, ItemKey
+    from kubenclave.services.collateral.sources.base import Source
 
 _PREFIX: Final = "origin_"  # a command may have a FILE or a --state of its own
 _FILE: Final = click.Path(allow_dash=True)
@@ -75,7 +76,6 @@ class Origin:
     async def _assemble(self, quote: bytes, pck_chain: bytes | None) -> "tuple[Collateral, str]":
         from kubenclave.services.collateral.assemble import collateral_for, needs_of
         from kubenclave.services.collateral.direct import Direct, as_it_comes
-        from kubenclave.services.collateral.sources.pccs import PccsSource
         from kubenclave.wire import pcs
 
         tee, fmspc, ca = needs_of(quote, pck_chain)
@@ -88,13 +88,23 @@ class Origin:
                 return _present(items, key, said)
 
             return await collateral_for(get, tee=tee, fmspc=fmspc, ca=ca, update=update), said
-        source = PccsSource("pccs", url=self.pccs, ca_file=None if self.pccs_ca is None else Path(self.pccs_ca))
-        direct = Direct([source], as_it_comes(dt.datetime.now(dt.UTC)))
+        direct = Direct([self._source(self.pccs)], as_it_comes(dt.datetime.now(dt.UTC)))
         try:
             found = await collateral_for(direct.get, tee=tee, fmspc=fmspc, ca=ca, update=update)
         finally:
             await direct.close()
         return found, f"PCCS {self.pccs}"
+
+    def _source(self, url: str) -> "Source":
+        """Return what is at a URL: Intel's service, whose root CRL is elsewhere, is told from caches by its name."""
+        from urllib.parse import urlsplit
+
+        from kubenclave.services.collateral.sources.intel import SERVICE, IntelSource
+        from kubenclave.services.collateral.sources.pccs import PccsSource
+
+        if urlsplit(url).hostname == urlsplit(SERVICE).hostname:
+            return IntelSource()
+        return PccsSource("pccs", url=url, ca_file=None if self.pccs_ca is None else Path(self.pccs_ca))
 
     def _bundled(self) -> "tuple[dict[ItemKey, Item], str]":
         from kubenclave.services.collateral import bundle
@@ -112,46 +122,46 @@ class Origin:
         return {item.key: item for item in items_in(Path(self.state or ""))}, f"the collateral service in {self.state}"
 
 
+_OPTIONS: Final = (
+    click.option(
+        "--collateral",
+        f"{_PREFIX}file",
+        type=_FILE,
+        metavar="FILE",
+        help="Collateral as one JSON object, - for stdin.",
+    ),
+    click.option(
+        "--pccs", f"{_PREFIX}pccs", metavar="URL", help="Or: fetch what the quote needs from a PCCS, or Intel's PCS."
+    ),
+    click.option("--pccs-ca", f"{_PREFIX}pccs_ca", type=_FILE, metavar="FILE", help="CA of its certificate, PEM."),
+    click.option("--bundle", f"{_PREFIX}bundle", type=_FILE, metavar="FILE", help="Or: a signed bundle of collateral."),
+    click.option(
+        "--trusted-key",
+        f"{_PREFIX}trusted_keys",
+        type=_FILE,
+        multiple=True,
+        metavar="FILE",
+        help="Who may sign bundles: PEM.",
+    ),
+    click.option(
+        "--collateral-state",
+        f"{_PREFIX}state",
+        type=click.Path(),
+        metavar="DIR",
+        help="Or: what a collateral service of this machine holds.",
+    ),
+    click.option("--offline", f"{_PREFIX}offline", is_flag=True, help="Ask nobody over the network, and say so."),
+    click.option(
+        "--update",
+        f"{_PREFIX}update",
+        metavar="GENERATION",
+        help="standard (default), early, or a TCB evaluation data number.",
+    ),
+)
+
+
 def options(function: _Function) -> Callable[..., Any]:
     """Give a command the options that say where collateral comes from, and hand them to it as ``collateral``."""
-    declared = (
-        click.option(
-            "--collateral",
-            f"{_PREFIX}file",
-            type=_FILE,
-            metavar="FILE",
-            help="Collateral as one JSON object, - for stdin.",
-        ),
-        click.option(
-            "--pccs", f"{_PREFIX}pccs", metavar="URL", help="Or: fetch what the quote needs from a PCCS, or from PCS."
-        ),
-        click.option("--pccs-ca", f"{_PREFIX}pccs_ca", type=_FILE, metavar="FILE", help="CA of its certificate, PEM."),
-        click.option(
-            "--bundle", f"{_PREFIX}bundle", type=_FILE, metavar="FILE", help="Or: a signed bundle of collateral."
-        ),
-        click.option(
-            "--trusted-key",
-            f"{_PREFIX}trusted_keys",
-            type=_FILE,
-            multiple=True,
-            metavar="FILE",
-            help="Who may sign bundles: PEM.",
-        ),
-        click.option(
-            "--collateral-state",
-            f"{_PREFIX}state",
-            type=click.Path(),
-            metavar="DIR",
-            help="Or: what a collateral service of this machine holds.",
-        ),
-        click.option("--offline", f"{_PREFIX}offline", is_flag=True, help="Ask nobody over the network, and say so."),
-        click.option(
-            "--update",
-            f"{_PREFIX}update",
-            metavar="GENERATION",
-            help="standard (default), early, or a TCB evaluation data number.",
-        ),
-    )
 
     @functools.wraps(function)
     def command(**given: Any) -> Any:
@@ -159,7 +169,7 @@ def options(function: _Function) -> Callable[..., Any]:
         origin.check()
         return function(collateral=origin, **given)
 
-    for option in reversed(declared):
+    for option in reversed(_OPTIONS):
         command = option(command)
     return command
 

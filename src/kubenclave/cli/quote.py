@@ -81,8 +81,8 @@ def verify(
 ) -> None:
     """Say whether QUOTE (a file, - for stdin) is genuine, current and, under a policy, the enclave that is wanted.
 
-    Exit code 0 accepted, 1 refused, 3 not a quote or not collateral. Without a policy nobody has said which enclave
-    is wanted: the answer is then about the platform alone, and says so.
+    Exit code 0 accepted, 1 refused, 3 not a quote or not collateral, 4 when nobody gives the collateral. Without a
+    policy nobody has said which enclave is wanted: the answer is then about the platform alone, and says so.
     """
     from kubenclave.cli.show import verdict as shown
     from kubenclave.dcap.verdict import verify_quote
