@@ -25,7 +25,7 @@ from kubenclave.services.web.lease import Lease
 from kubenclave.services.web.limits import Bounds, Limits
 from kubenclave.services.web.protocol import Protocol
 from kubenclave.services.web.tls import Tls
-from kubenclave.services.web.workers import Workers
+from kubenclave.services.web.workers import Patience, Workers
 from kubenclave.wire.metrics import Metrics
 
 CONNECTIONS: Final = 2048
@@ -34,6 +34,7 @@ _QUEUE: Final = 1024  # may wait to be accepted
 _AT_ONCE: Final = 8  # are accepted by one worker, before the others have their turn
 _KEEP_ALIVE: Final = 75
 _GRACE: Final = 20  # seconds for what is under way, at the end
+_MARGIN: Final = 10  # seconds more until a worker is killed
 
 _log = structlog.get_logger()
 
@@ -119,7 +120,8 @@ def run(build: Callable[[Metrics], Parts], front: Front, on_ready: Callable[[], 
         def work(number: int) -> None:
             asyncio.run(_worker(build, front, Path(directory), number, lambda: None))
 
-        Workers(front.workers, work, front.sockets()).run()
+        patience = Patience(stop=front.drain + _GRACE + _MARGIN)
+        Workers(front.workers, work, front.sockets(), patience).run()
 
 
 async def _worker(
