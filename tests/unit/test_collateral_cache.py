@@ -3,6 +3,7 @@
 
 import asyncio
 import datetime as dt
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -322,3 +323,28 @@ async def test_closing_ends_what_is_under_way(store: Store, source: WorldSource,
     await cache.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+@in_a_loop
+async def test_a_failure_that_nobody_waits_for_any_more_is_no_surprise(store: Store, source: WorldSource, clock: Clock):
+    cache = cache_of(store, source, clock=clock)
+    started, go = asyncio.Event(), asyncio.Event()
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    async def stall() -> None:
+        started.set()
+        await go.wait()
+
+    source.before, source.failures[Kind.ROOT_CRL] = stall, down()
+    waiting = asyncio.create_task(cache.get(ROOT_CRL))
+    await started.wait()
+    waiting.cancel()  # as when a client hangs up
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    go.set()
+    with pytest.raises(SourceError):
+        await cache.refresh(ROOT_CRL)  # waits for the same attempt
+    await cache.close()
+    gc.collect()
+    assert told == []

@@ -11,7 +11,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final, Never
+from typing import Final, Never, TypeVar
 
 import structlog
 
@@ -26,6 +26,8 @@ _SECOND: Final = dt.timedelta(seconds=1)
 _LEASE: Final = dt.timedelta(minutes=5)  # a worker that dies meanwhile leaves the item to others after that
 _LONGEST_SLEEP: Final = 60.0  # seconds: other workers note uses that this one does not hear of
 _UNCHECKED: Final = frozenset({Kind.ROOT_CRL, Kind.FMSPCS})  # need no root CRL to be judged
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 _log = structlog.get_logger()
 
 
@@ -145,7 +147,7 @@ class CollateralCache:
         if task is None:
             task = asyncio.create_task(self._renew(key), name=f"renew {key}")
             self._under_way[key] = task
-            task.add_done_callback(lambda _: self._under_way.pop(key, None))
+            task.add_done_callback(lambda done: forget(self._under_way, key, done))
         return await asyncio.shield(task)  # others wait for it as well
 
     async def refresh_due(self) -> int:
@@ -283,6 +285,13 @@ class CollateralCache:
         pause *= self._jitter.uniform(0.75, 1.0)
         wanted = error.retry_after if isinstance(error, SourceError) else None
         return pause if wanted is None else max(pause, wanted)
+
+
+def forget(under_way: dict[_Key, asyncio.Task[_Value]], key: _Key, task: asyncio.Task[_Value]) -> None:
+    """Take a task that has ended off the list; its failure counts as seen, whoever waited may have gone."""
+    under_way.pop(key, None)
+    if not task.cancelled():
+        task.exception()
 
 
 def _again(status: ItemStatus, pause: dt.timedelta) -> KubenclaveError:

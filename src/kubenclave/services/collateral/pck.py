@@ -18,7 +18,7 @@ from kubenclave.dcap.documents import TcbInfo
 from kubenclave.dcap.pckext import PckExtension
 from kubenclave.errors import KubenclaveError, TrustError
 from kubenclave.services.collateral.assemble import read_leaf
-from kubenclave.services.collateral.cache import CollateralCache
+from kubenclave.services.collateral.cache import CollateralCache, forget
 from kubenclave.services.collateral.ingest import check_pck_leaf
 from kubenclave.services.collateral.items import ROOT_CRL, ItemKey, Tee
 from kubenclave.services.collateral.platforms import CERTIFICATE, KnownPlatforms
@@ -180,7 +180,7 @@ class PckCerts:
         if task is None:
             task = asyncio.create_task(self._from_sources(name, request), name="renew PCK certificates")
             self._under_way[name] = task
-            task.add_done_callback(lambda _: self._under_way.pop(name, None))
+            task.add_done_callback(lambda done: forget(self._under_way, name, done))
         await asyncio.shield(task)  # others wait for it as well
 
     async def _from_sources(self, name: str, request: PckRequest) -> None:
