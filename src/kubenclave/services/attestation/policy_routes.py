@@ -100,8 +100,16 @@ class _Policies:
 
     async def version(self, request: Request) -> Response:
         await self._service.guard.require(request, Role.ATTEST)
-        number = min(request.path_params["version"], MAX_VERSION)
-        return answer(_shown(self._service.policies.get(request.path_params["type"], number)))
+        number = request.path_params["version"]
+        if not _NUMBER.fullmatch(number):
+            raise FormatError(
+                "not the number of a version",
+                code="request.malformed",
+                field="version",
+                expected="a whole number",
+                found=number[:40],
+            )
+        return answer(_shown(self._service.policies.get(request.path_params["type"], int(number))))
 
     async def history(self, request: Request) -> Response:
         """Answer with the latest hundred versions, without their texts."""

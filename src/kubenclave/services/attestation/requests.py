@@ -45,6 +45,8 @@ _Nonce = Annotated[
 _Challenge = Annotated[
     str, msgspec.Meta(max_length=MAX_NONCE, description="A nonce of /v1/challenge that is in the bound data")
 ]
+MAX_VERSION: Final = (1 << 53) - 1  # beyond, not every JSON reader is exact, and no database counts as far
+_Version = Annotated[int, msgspec.Meta(ge=0, le=MAX_VERSION)]
 
 
 class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,14 +75,14 @@ class AttestRequest(EvidenceRequest, frozen=True, forbid_unknown_fields=True, kw
     """
 
     challenge: _Challenge | None = None
-    policy_version: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    policy_version: _Version | None = None
     token: Literal["ear", "ear-veraison", "azure", "none"] = "ear"  # noqa: S105 - the name of a dialect
 
 
 class VerifyRequest(EvidenceRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Body of ``POST /v1/verify``. ``policy_version`` may be any that is kept; without one the policy in force."""
 
-    policy_version: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    policy_version: _Version | None = None
 
 
 class BatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
