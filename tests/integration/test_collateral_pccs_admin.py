@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What platforms and administrators send to PCCS, as their tools send it."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kubenclave.services.collateral import platformcollateral
+from kubenclave.services.collateral import platformcollateral, service
 from kubenclave.services.collateral.items import EARLY, ROOT_CRL, ItemKey, Tee
 from kubenclave.services.collateral.queue import QueueState
 from kubenclave.services.collateral.sources.base import PckAnswer, SourceError
@@ -77,6 +78,17 @@ def test_a_source_that_knows_the_platform_is_asked_at_once(served: Bench):
 
 def test_a_source_that_does_not_answer_leaves_the_platform_in_the_queue(served: Bench):
     served.source.fails = SourceError("no answer", code="source.timeout")
+    assert register(served).status_code == 200
+    assert served.get(f"{V4}/platforms", headers=served.admin).json() == [PLATFORM]
+
+
+def test_a_source_that_is_slow_keeps_no_platform_waiting(served: Bench, monkeypatch: pytest.MonkeyPatch):
+    async def never(_request: object) -> PckAnswer:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(served.source, "pck_certs", never)
+    monkeypatch.setattr(service, "_PATIENCE", 0.01)
     assert register(served).status_code == 200
     assert served.get(f"{V4}/platforms", headers=served.admin).json() == [PLATFORM]
 

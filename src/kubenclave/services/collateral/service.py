@@ -30,6 +30,7 @@ DATABASE: Final = "collateral.db"
 """The file in the state directory of a service."""
 
 _AT_ONCE: Final = 4
+_PATIENCE: Final = 10.0  # seconds that a platform which registers waits for the sources
 _BROUGHT: Final = "platformcollateral"  # what status calls the source of what was brought
 
 
@@ -95,7 +96,10 @@ class CollateralService:
         """
         await asyncio.to_thread(self.queue.add, platform)
         try:
-            await self.pck_certs.answer(_request(platform))
+            async with asyncio.timeout(_PATIENCE):
+                await self.pck_certs.answer(_request(platform))
+        except TimeoutError:
+            return False
         except KubenclaveError as error:
             if error.code == "pck.not-available":
                 await asyncio.to_thread(self.queue.not_available, platform.qe_id, platform.pce_id, error.code)
