@@ -16,7 +16,7 @@ from kubenclave.services.attestation.evidence import MAX_NONCE
 from kubenclave.services.attestation.issue import new_jti
 from kubenclave.services.attestation.native import answer
 from kubenclave.services.attestation.release import Released, policy_for, release
-from kubenclave.services.attestation.requests import EvidenceRequest, decode, evidence_of, read
+from kubenclave.services.attestation.requests import MAX_VERSION, EvidenceRequest, decode, evidence_of, read
 from kubenclave.services.attestation.secrets import MAX_SECRET
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web.credentials import Role
@@ -40,7 +40,7 @@ class SecretRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     value: Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_VALUE, description="The secret in base64url")]
     tee_type: Literal["SgxEnclave", "OpenEnclave", "TdxVm"] = "SgxEnclave"
-    policy_version: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    policy_version: Annotated[int, msgspec.Meta(ge=1, le=MAX_VERSION)] | None = None
     simulated: bool = False
 
 
