@@ -9,6 +9,7 @@ import contextlib
 import datetime as dt
 import enum
 import json
+import ssl
 import sys
 import threading
 import time
@@ -281,18 +282,21 @@ class Service:
 class Upstream(Service):
     """The server, on loopback; ``faults`` maps parts of paths to what goes wrong there, ``requests`` tells who came."""
 
-    def __init__(self, world: World | None = None, *, port: int = 0) -> None:
+    def __init__(self, world: World | None = None, *, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(world or World())
         self.faults: dict[str, Fault] = {}
         self.requests: list[Request] = []
         self.stopped = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"upstream": self}))
         self._server.daemon_threads = True
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     @property
     def root_der(self) -> bytes:

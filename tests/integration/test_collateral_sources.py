@@ -3,6 +3,8 @@
 
 import asyncio
 import datetime as dt
+import ipaddress
+import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -11,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.errors import FormatError, KubenclaveError, TrustError, UsageError
@@ -322,3 +329,37 @@ def test_caches_are_not_asked_without_a_qe_id(upstream: Upstream):
 def test_a_source_that_trickles_is_given_up_as_well(upstream: Upstream):
     upstream.faults["/tcb"] = Fault.TRICKLE
     assert failure(intel(upstream, total_seconds=0.3)).code == "source.timeout"
+
+
+def own_certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
+    """Return the file of a certificate that vouches for itself, as PCCS makes one, and a server with it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pccs")])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path, both = folder / "pccs.crt", folder / "both.pem"
+    path.write_bytes(certificate.public_bytes(Encoding.PEM))
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    both.write_bytes(path.read_bytes() + private)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(both)
+    return path, context
+
+
+def test_tls_is_verified_and_a_cache_may_vouch_for_itself(tmp_path: Path):
+    path, context = own_certificate(tmp_path)
+    with Upstream(tls=context) as upstream:
+        assert failure(PccsSource("x", url=upstream.url)).code == "source.tls"
+        assert fetch(PccsSource("x", url=upstream.url, ca_file=path), TCB_INFO).body.startswith(b'{"tcbInfo":')
+        other_name = upstream.url.replace("127.0.0.1", "localhost")
+        assert failure(PccsSource("x", url=other_name, ca_file=path)).code == "source.tls"
