@@ -13,7 +13,12 @@ from tests.cluster.release import EPC, SIMULATED
 from tests.cluster.workloads import RESTRICTED, confidential, quote, restricted
 
 # No storage class in the test cluster: what the service keeps goes with its pod.
-VALUES = {**SIMULATED, "attestation": {"enabled": True, "open": True, "persistence": {"enabled": False}, "workers": 2}}
+KEPT = {"enabled": False}
+VALUES = {
+    **SIMULATED,
+    "attestation": {"enabled": True, "open": True, "workers": 2, "persistence": KEPT},
+    "collateral": {"enabled": True, "persistence": KEPT},
+}
 URL = f"http://kubenclave-attestation.{NAMESPACE}.svc:8443"
 ISSUER = f"{URL}/simulated"
 
@@ -76,8 +81,9 @@ def test_a_quote_that_was_changed_gets_no_token(cluster):
     assert answer["error"]["code"]
 
 
-def test_the_same_service_has_the_collateral_of_the_cluster(cluster):
-    status, text = ask(cluster, "GET", f"{URL}/sgx/certification/v4/rootcacrl")
+@pytest.mark.parametrize("url", [URL, f"http://kubenclave-collateral.{NAMESPACE}.svc:8081"])
+def test_both_services_have_the_collateral_of_the_cluster(cluster, url):
+    status, text = ask(cluster, "GET", f"{url}/sgx/certification/v4/rootcacrl")
     assert status == 200
     assert bytes.fromhex(text)
 

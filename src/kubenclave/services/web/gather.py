@@ -23,7 +23,7 @@ def merged(texts: Iterable[tuple[int, bytes]]) -> bytes:
     samples: dict[str, list[str]] = {}
     for number, text in texts:
         metric = ""
-        for line in text.decode().splitlines():
+        for line in text.decode().split("\n"):  # splitlines knows others, which label values may hold
             if line.startswith("# HELP "):
                 metric = line.split(" ", 3)[2]
                 heads.setdefault(metric, []).clear()
