@@ -7,22 +7,23 @@ import pytest
 
 from kubenclave.dcap.judgement import DataType, Freshness, HeldData
 from kubenclave.dcap.pckext import PckCa
-from kubenclave.errors import FormatError, PolicyError, TrustError, UnreachableError
+from kubenclave.errors import FormatError, KubenclaveError, PolicyError, TrustError
 from kubenclave.platform.simulated.tcb import FMSPC, PlatformTcb
 from kubenclave.services.attestation.evidence import MAX_HELD_DATA, MAX_QUOTE, Evidence
 from kubenclave.services.attestation.provider import CachedCollateral
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.attestation.settings import Settings
 from kubenclave.services.collateral.items import ROOT_CRL, Item, ItemKey, Kind, Tee
+from kubenclave.services.collateral.sources.base import SourceError, unknown
 from tests import evidence as by_hand
 from tests import simulated_platform
-from tests.attestation_service import Clock, attestation, run
+from tests.attestation_service import Clock, attestation, base64url, run
 
 __all__ = ["attestation"]
 
 
 class Asked:
-    """A provider that takes note."""
+    """A provider that takes note, and fails where it has nothing but an error."""
 
     def __init__(self, collateral):
         self.collateral_ = collateral
@@ -30,8 +31,8 @@ class Asked:
 
     async def collateral(self, tee, fmspc, ca):
         self.asked.append((tee, fmspc, ca))
-        if self.collateral_ is None:
-            raise UnreachableError("nobody answers", code="collateral.unreachable")
+        if isinstance(self.collateral_, KubenclaveError):
+            raise self.collateral_
         return self.collateral_
 
 
@@ -60,10 +61,21 @@ def test_nobody_is_asked_for_a_platform_that_is_not_under_the_root(tmp_path):
     assert provider.asked == []
 
 
-def test_source_that_does_not_answer_is_no_verdict(attestation):
-    attestation.service.judge.provider = Asked(None)
-    with pytest.raises(UnreachableError):
-        judged(attestation, Evidence(quote=attestation.quote()))
+@pytest.mark.parametrize(
+    "error",
+    [
+        SourceError("nobody answers", code="source.timeout"),
+        unknown("TCB info", "a source"),
+        TrustError("signed by nobody", code="tcb-info.signature"),
+        FormatError("no JSON", code="json.malformed"),
+    ],
+)
+def test_collateral_that_cannot_be_had_is_no_verdict_and_no_fault_of_who_asks(attestation, error):
+    attestation.service.judge.provider = Asked(error)
+    answer = attestation.post("/v1/attest", {"quote": base64url(attestation.quote())})
+    assert (answer.status_code, answer.json()["code"]) == (503, error.code)
+    assert int(answer.headers["Retry-After"]) > 0
+    assert attestation.service.log.size() == 0
 
 
 def test_chain_beside_a_quote_that_carries_none(attestation):

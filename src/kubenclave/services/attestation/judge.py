@@ -12,6 +12,7 @@ import datetime as dt
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Final
 
 from kubenclave.dcap.azurepolicy import AzurePolicy
@@ -22,7 +23,7 @@ from kubenclave.dcap.collateral import Collateral
 from kubenclave.dcap.judgement import Freshness, Judgement
 from kubenclave.dcap.policy import Policy
 from kubenclave.dcap.verdict import QuoteVerdict, verify_quote
-from kubenclave.errors import TrustError
+from kubenclave.errors import FormatError, KubenclaveError, TrustError, UnreachableError
 from kubenclave.services.attestation.challenges import Challenges
 from kubenclave.services.attestation.evidence import Evidence
 from kubenclave.services.attestation.policies import StoredPolicy
@@ -95,7 +96,12 @@ class Judge:
                 hint="send the PCK certificate chain of that platform as pck_chain",
             )
         fmspc, ca = self._platform(pem)
-        return await self.provider.collateral(TEES[quote.header.tee_type], fmspc, ca)
+        try:
+            return await self.provider.collateral(TEES[quote.header.tee_type], fmspc, ca)
+        except (TrustError, FormatError, UnreachableError) as error:
+            if error.http_status == HTTPStatus.SERVICE_UNAVAILABLE:
+                raise
+            raise _lacking(error) from error
 
     def _platform(self, pem: bytes) -> tuple[str, str]:
         """Return FMSPC and CA of a chain that holds under our root, whatever the time."""
@@ -134,3 +140,15 @@ class Judge:
             dangerously_accept_expired_collateral=settings.dangerously_accept_expired_collateral,
             cache=self.cache,
         )
+
+
+def _lacking(error: KubenclaveError) -> UnreachableError:
+    """Say what collateral that is not good, or that nobody has, means here: no verdict, and no fault of who asks."""
+    return UnreachableError(
+        f"no collateral to judge with: {error.message}",
+        code=error.code,
+        field=error.field,
+        expected=error.expected,
+        found=error.found,
+        hint=error.hint,
+    )
