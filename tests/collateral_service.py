@@ -30,7 +30,7 @@ from kubenclave.services.database import Database
 from kubenclave.services.web.access import Access
 from kubenclave.services.web.credentials import Credentials, Role
 from kubenclave.services.web.guard import Guard
-from kubenclave.services.web.limits import Bounds, Limits
+from kubenclave.services.web.limits import Bounds, Limits, Rate
 from kubenclave.serving import server
 from kubenclave.wire.metrics import Metrics
 from tests import collateral_items
@@ -123,6 +123,7 @@ def bench(
     settings: CacheSettings | None = None,
     held: dict[ItemKey, Fetched] | None = None,
     anchor: TrustAnchor = collateral_items.ANCHOR,
+    rate: Rate | None = None,
 ) -> Iterator[Bench]:
     """A service whose one source has everything there is under the SIMULATED root, or what is given."""
     database, clock = Database(state / "collateral.db"), Clock(now)
@@ -131,7 +132,7 @@ def bench(
     credentials = Credentials(database, clock)
     service = CollateralService.create(cache, Guard(credentials), clock)
     app: ASGIApp = Starlette(routes=collateral_routes(service))
-    app = Limits(app, Bounds(bodies=BODIES), time.monotonic, replies.failure)
+    app = Limits(app, Bounds(rate=rate or Rate(), bodies=BODIES), time.monotonic, replies.failure)
     try:
         yield Bench(service, source, clock, credentials, Access(app, Metrics()))
     finally:

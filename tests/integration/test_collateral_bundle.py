@@ -3,9 +3,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,9 +21,12 @@ from kubenclave.dcap.collateral import Collateral
 from kubenclave.dcap.verdict import verify_quote
 from kubenclave.platform.simulated.state import PlatformState
 from kubenclave.platform.simulated.tcb import FMSPC
+from kubenclave.services.collateral.store import Store
+from kubenclave.services.database import Database
 from tests import evidence
 from tests.programs import unmeasured
 from tests.unit.test_collateral_bundle import KEYS, private_pem, public_pem
+from tests.waiting import eventually
 
 Run = Callable[..., tuple[int, Any, str]]
 
@@ -189,6 +194,39 @@ def test_an_older_bundle_is_refused_unless_told(run: Run, site: Site):
     code, document, err = bring(run, site, "first.bundle", "--dangerously-allow-rollback")
     assert (code, document["relaxations"]) == (0, ["dangerously_allow_rollback"])
     assert "RELAXED  dangerously_allow_rollback" in err
+
+
+IMPORT = """
+import sys
+from kubenclave.cli import main
+while True:
+    assert main.run(sys.argv[1:]) == 0
+"""
+
+
+def test_killed_in_the_middle_of_an_import_all_of_it_is_there_or_nothing(run: Run, site: Site):
+    count = len(make(run, site)["items"])
+    words = ["collateral", "bundle", "import", site / "site.bundle", "--trusted-key", site / "public.pem",
+             "--state", site / "held", "--root", site / "root.der", "--dangerously-allow-rollback"]  # fmt: skip
+    found = []
+    for pause in (0.0, 0.01, 0.05, 0.2):
+        shutil.rmtree(site / "held", ignore_errors=True)
+        with subprocess.Popen(
+            [sys.executable, "-c", IMPORT, *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=unmeasured(),
+        ) as process:
+            eventually(Path(site / "held/collateral.db").exists)
+            time.sleep(pause)
+            process.kill()
+        database = Database(Path(site / "held/collateral.db"))
+        try:
+            assert [row[0] for row in database.read("PRAGMA integrity_check")] == ["ok"]
+            found.append(len(Store(database, lambda: evidence.NOW).items()))
+        finally:
+            database.close()
+    assert set(found) <= {0, count}, found
 
 
 def test_a_bundle_of_another_root_or_signer_is_refused(run: Run, site: Site):

@@ -10,6 +10,7 @@ import pytest
 from kubenclave.services.collateral.cache import CacheSettings
 from kubenclave.services.collateral.items import EARLY, ROOT_CRL, ItemKey, Kind, Tee
 from kubenclave.services.collateral.sources.base import Fetched, SourceError
+from kubenclave.services.web.limits import Rate
 from kubenclave.wire import pcs
 from tests.collateral_items import FMSPC_TEXT, offered
 from tests.collateral_service import Bench, bench
@@ -264,6 +265,15 @@ def test_a_source_that_throttles_is_503_with_its_time(served: Bench):
     answer = served.get(f"{SGX4}/rootcacrl")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "77")
     assert answer.headers[CODE] == "source.rate-limited"
+
+
+def test_who_asks_too_often_gets_the_status_on_which_intels_client_tries_again(tmp_path: Path):
+    with bench(tmp_path, rate=Rate(0.1, 2)) as served:
+        statuses = [served.get(f"{SGX4}/rootcacrl").status_code for _ in range(2)]
+        answer = served.get(f"{SGX4}/rootcacrl")
+    assert statuses == [200, 200]
+    assert (answer.status_code, answer.headers[CODE]) == (503, "limits.rate")
+    assert 1 <= int(answer.headers["retry-after"]) <= 10
 
 
 def test_what_does_not_verify_is_460(served: Bench):
