@@ -73,9 +73,10 @@ def open_enclave_report(quote: bytes) -> bytes:
     return struct.pack("<IIQ", 1, 2, len(quote)) + quote
 
 
-def signing_identity(name: str = "signer", *, elliptic: bool = False, days: int = 30) -> Identity:
+def signing_identity(name: str = "signer", *, elliptic: bool = False, days: int = 30, key: Any = None) -> Identity:
     """A self-signed certificate, as people make them for signing policies; ended where ``days`` is negative."""
-    key = ec.generate_private_key(ec.SECP256R1()) if elliptic else rsa.generate_private_key(65537, 2048)
+    if key is None:
+        key = ec.generate_private_key(ec.SECP256R1()) if elliptic else rsa.generate_private_key(65537, 2048)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     return _issue(key, subject, key, subject, ends=utc_now() + dt.timedelta(days=days))
 

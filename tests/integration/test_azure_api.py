@@ -228,6 +228,7 @@ def test_types_that_are_not_judged_say_so(service: Bench, kind: str):
         ("GET", "/attest/SgxEnclave/more"),
         ("POST", "/policies/"),
         ("GET", "/certs/x"),
+        ("GET", "/certificates/"),
         ("GET", "/tcbbaselines/SgxEnclave/x"),
     ],
 )
@@ -409,6 +410,21 @@ def test_a_bug_is_answered_in_azures_shape_without_a_word_of_what_it_was(
     answer = service.post(SGX, {"quote": base64url(quote)})
     refused(answer, 500, "InternalServerError", "maa.failed")
     assert "secret" not in answer.text
+
+
+def test_a_client_that_goes_away_is_no_bug(service: Bench):
+    sent: list[Any] = []
+
+    async def gone() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    path = f"/simulated{SGX.partition('?')[0]}"
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": VERSION[1:].encode(), "headers": []}
+    asyncio.run(service.app(scope, gone, send))
+    assert sent[0]["status"] == 408
 
 
 def test_paths_of_the_api_are_known():

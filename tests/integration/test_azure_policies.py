@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from kubenclave.services.web.credentials import Role
@@ -122,6 +122,8 @@ def test_spellings_of_signed_policies(service: Bench, admin: dict[str, str], ell
         assert found["kty"] == ("EC" if elliptic else "RSA")
 
 
+WEAK = signing_identity("weak", key=rsa.generate_private_key(65537, 1024))
+WIDE = signing_identity("wide", key=ec.generate_private_key(ec.SECP384R1()))
 RSA, ELLIPTIC = signing_identity("rsa"), signing_identity("elliptic", elliptic=True)
 
 
@@ -147,6 +149,8 @@ RSA, ELLIPTIC = signing_identity("rsa"), signing_identity("elliptic", elliptic=T
         (policy(TEXT, RSA, x5c=x5c(ELLIPTIC)), "maa.signature"),
         (policy(TEXT, RSA, x5c=["AAAA"]), "maa.certificate"),
         (policy(TEXT, RSA, x5c=["!"]), "maa.base64"),
+        (policy(TEXT, RSA, x5c=x5c(WEAK)), "maa.certificate"),
+        (policy(TEXT, RSA, x5c=x5c(WIDE)), "maa.certificate"),
         (signed({"alg": "RS256", "jku": "https://elsewhere.example/keys"}, CLAIMS, RSA), "maa.member"),
         (signed({"alg": "RS256", "x5u": "https://elsewhere.example/x"}, CLAIMS, RSA), "maa.member"),
         (policy(TEXT, signing_identity("ended", days=-1)), "maa.signer-expired"),

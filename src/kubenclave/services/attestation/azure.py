@@ -27,6 +27,7 @@ from kubenclave.services.web.credentials import Role
 from kubenclave.sgx.quote import QuoteHeader, TeeType
 from kubenclave.wire import maa
 
+_ROOTS: Final = ("/attest", "/policies", "/certificates", "/tcbbaselines", "/certs")
 _KEYS_LIVE: Final = "max-age=300"  # how long clients may keep the key set
 _NOT_ISSUED: Final = frozenset({"sub", "aud", "cnf"})  # reserved, yet in no token of ours
 
@@ -47,7 +48,7 @@ def azure_routes(service: AttestationService) -> list[Route]:
         Route("/certificates", Resource(get=certificates.get)),
         Route("/certificates:add", Resource(post=certificates.add)),
         Route("/certificates:remove", Resource(post=certificates.remove)),
-        *(Route(f"{root}/{{rest:path}}", NOTHING) for root in ("/attest", "/policies", "/tcbbaselines", "/certs")),
+        *(Route(f"{root}/{{rest:path}}", NOTHING) for root in _ROOTS),
     ]
 
 
