@@ -19,6 +19,9 @@ JSON = (
     "control-line",
     "platform-state",
     "jwks",
+    "platform-collateral",
+    "registration",
+    "appraisal-policy",
 )
 
 
