@@ -204,6 +204,18 @@ async def test_sources_are_asked_in_order_and_each_item_knows_its_own(store: Sto
 
 
 @in_a_loop
+async def test_a_source_that_lets_us_wait_is_passed_over_for_a_moment(store: Store, source: WorldSource, clock: Clock):
+    second = WorldSource(source.world, "second")
+    cache = cache_of(store, source, second, clock=clock)
+    source.failures[Kind.TCB_INFO] = down("source.timeout")
+    assert (await cache.get(TCB_INFO)).source == "second"
+    assert (await cache.get(ItemKey.identity(Tee.SGX))).source == "second"
+    clock.advance(cache.settings.first_pause)
+    assert (await cache.get(ItemKey.pck_crl("platform"))).source == "world"
+    await cache.close()
+
+
+@in_a_loop
 async def test_the_most_telling_failure_is_told(store: Store, source: WorldSource, clock: Clock):
     second = WorldSource(World(clock, fmspcs=()), "second")
     cache = cache_of(store, source, second, clock=clock)

@@ -93,7 +93,7 @@ class CollateralCache:
         self._jitter: Final = jitter or random.Random()  # noqa: S311  # spreads load, protects nothing
         self._under_way: Final[dict[ItemKey, asyncio.Task[Item]]] = {}
         self.chores: Final[list[Callable[[], Awaitable[None]]]] = []  # what else is to be done in each turn of ``run``
-        self._resting: Final[dict[str, dt.datetime]] = {}
+        self._resting: Final[dict[str, tuple[dt.datetime, str]]] = {}  # until when, and why
         self._wanted: Final = asyncio.Event()
 
     async def get(self, key: ItemKey) -> Item:
@@ -248,14 +248,21 @@ class CollateralCache:
         raise next((each for each in failures if not isinstance(each, UnknownError)), failures[0])
 
     def _leave_alone(self, source: str) -> None:
-        """Raise while a source wants a rest, whichever item it said so of."""
-        left = self._resting.get(source, self._now()) - self._now()
+        """Raise while a source is to be left alone, whichever item it said so of."""
+        until, code = self._resting.get(source, (self._now(), ""))
+        left = until - self._now()
         if left > dt.timedelta(0):
-            raise _RestingError("the source wants a rest", code="source.rate-limited", field=source, retry_after=left)
+            raise _RestingError("the source is left alone for a while", code=code, field=source, retry_after=left)
 
     def _note_rest(self, source: str, error: KubenclaveError) -> None:
-        if isinstance(error, SourceError) and error.retry_after is not None:
-            self._resting[source] = self._now() + error.retry_after
+        """Leave a source alone for as long as it wants; one that lets us wait, for a moment if there are others."""
+        if not isinstance(error, SourceError):
+            return
+        pause = error.retry_after
+        if pause is None and error.code == "source.timeout" and len(self.sources) > 1:
+            pause = self.settings.first_pause
+        if pause is not None:
+            self._resting[source] = self._now() + pause, error.code
 
     def _checked(self, key: ItemKey, fetched: Fetched, root_crl: Item | None, source: str) -> Item:
         now = self._now()
