@@ -92,7 +92,7 @@ def served(directory: Path, *, tls: bool = True, **settings: Any) -> Iterator[Se
     service = AttestationService.create(Settings(**given), provider, utc_now)
     try:
         admin = service.credentials.create("admin", [Role.POLICY_ADMIN])
-        context = _server_context(directory) if tls else None
+        context = _context(write_certificates(directory)) if tls else None
         with _running(service, listening, context):
             yield Served(url, directory / "ca.pem", admin, service, platform)
     finally:
@@ -132,8 +132,8 @@ async def _serve(server: uvicorn.Server, listening: socket.socket, ending: threa
     await serving
 
 
-def _server_context(directory: Path) -> ssl.SSLContext:
-    """Make a CA and a certificate for localhost, write the CA's to ``ca.pem``."""
+def write_certificates(directory: Path) -> Path:
+    """Make a CA and a certificate for localhost: ``ca.pem``, and ``server.pem`` with its key, which is returned."""
     authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
     localhost = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
@@ -141,9 +141,15 @@ def _server_context(directory: Path) -> ssl.SSLContext:
     ca = _issue(authority_key, authority, authority_key, authority, ends=ends, is_ca=True)
     leaf = _issue(key, localhost, authority_key, authority, ends=ends)
     (directory / "ca.pem").write_text(ca.certificate)
-    (directory / "server.pem").write_text(leaf.certificate + leaf.key)
+    server = directory / "server.pem"
+    server.write_text(leaf.certificate + leaf.key)
+    server.chmod(0o600)
+    return server
+
+
+def _context(server: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "server.pem")
+    context.load_cert_chain(server)
     return context
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jwt
 import pytest
@@ -29,7 +30,16 @@ from azure.security.attestation import (
 )
 
 from kubenclave.services.attestation.keys import Algorithm
-from tests.azure_server import Identity, Served, open_enclave_report, served, signing_identity
+from tests.azure_server import (
+    Identity,
+    Served,
+    open_enclave_report,
+    served,
+    signing_identity,
+    write_certificates,
+)
+from tests.serve_command import credential, save_platform, starting
+from tests.simulated_platform import Platform
 
 RUNTIME = b'{ "key": "of the enclave" }'
 POLICY = (
@@ -255,6 +265,24 @@ def signed_by(identity: Identity) -> dict[str, str]:
 
 def without_newlines(certificates: list[str]) -> list[str]:
     return [each.replace("\n", "") for each in certificates]
+
+
+def test_against_the_command_with_two_workers(tmp_path: Path):
+    server = write_certificates(tmp_path)
+    platform = Platform.ready()
+    tls = ("--tls-cert", server, "--tls-key", server)
+    with starting(tmp_path, save_platform(tmp_path / "platform")) as start:
+        running = start("--open", "--workers", 2, *tls)
+        url = f"https://localhost:{urlsplit(running.url).port}"
+        issuer = running.ready["issuer"]
+        token = credential(tmp_path / "state", "create", "ops", "--role", "policy-admin")["token"]
+        options = {"connection_verify": str(tmp_path / "ca.pem"), "validate_issuer": True, "issuer": issuer}
+        base = url + urlsplit(issuer).path
+        with AttestationAdministrationClient(base, Static(token), **options) as admin:
+            admin.set_policy(AttestationType.SGX_ENCLAVE, POLICY)
+        for _ in range(6):  # connections of its own each, for whichever worker takes them
+            with AttestationClient(base, Static("x"), **options) as client:
+                assert client.attest_sgx_enclave(platform.quote())[0].policy_claims == {"version": 3}
 
 
 def test_the_guides_example_runs(service: Served, tmp_path: Path):
