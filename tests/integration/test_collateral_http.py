@@ -6,7 +6,10 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
+from starlette.requests import Request
 
+from kubenclave.errors import FormatError
+from kubenclave.services.collateral import queries
 from kubenclave.services.collateral.cache import CacheSettings
 from kubenclave.services.collateral.items import EARLY, ROOT_CRL, ItemKey, Kind, Tee
 from kubenclave.services.collateral.sources.base import Fetched, SourceError
@@ -146,6 +149,25 @@ def test_other_addresses_are_refused_and_asked_of_nobody(served: Bench, uri: str
     answer = served.get(f"{SGX4}/crl?uri={uri}")
     assert (answer.status_code, answer.headers[CODE]) == (400, "pcs.parameter")
     assert served.source.asked == []
+
+
+INTEL, API = "https://certificates.trustedservices.intel.com", "https://api.trustedservices.intel.com"
+
+
+@pytest.mark.parametrize(
+    ("uri", "key"),
+    [
+        (f"{INTEL}/IntelSGXRootCA.der", ROOT_CRL),
+        (f"{INTEL}/IntelSGXRootCA.crl", ROOT_CRL),
+        (f"{API}/sgx/certification/v4/pckcrl?ca=platform&encoding=der", ItemKey.pck_crl("platform")),
+        (f"{API}/sgx/certification/v3/pckcrl?ca=processor&encoding=der", ItemKey.pck_crl("processor")),
+    ],
+)
+def test_intels_addresses_are_those_of_intels_root(uri: str, key: ItemKey):
+    request = Request({"type": "http", "query_string": b"other=1&uri=" + uri.encode(), "headers": []})
+    assert queries.crl_by_uri(request, simulated=False) == key
+    with pytest.raises(FormatError):
+        queries.crl_by_uri(request, simulated=True)
 
 
 def test_families_of_one_kind_or_all(served: Bench):
