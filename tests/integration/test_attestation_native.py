@@ -318,7 +318,8 @@ def test_bad_requests_are_told_what_is_wrong(attestation, body, code):
 
 
 def test_unknown_routes_and_methods_are_problems_too(attestation):
-    assert refusal(attestation.get("/v1/nothing"), 404) == "request.no-route"
+    for path in ("/v1/nothing", "/v1/attest/", "//v1/attest"):  # none is redirected to where a Host header says
+        assert refusal(attestation.get(path), 404) == "request.no-route"
     answer = attestation.get("/v1/attest")
     assert refusal(answer, 405) == "request.method"
     assert answer.headers["Allow"] == "POST"

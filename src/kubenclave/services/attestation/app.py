@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute, Mount, Router
 
 from kubenclave.errors import KubenclaveError, PlatformError, UsageError
 from kubenclave.services.attestation.azure import azure_routes
@@ -31,15 +31,18 @@ def attestation_app(service: AttestationService) -> Starlette:
     routes = attestation_routes(service)
     path = service.settings.path
     failures = _Failures(path)
-    return Starlette(
+    below = Mount(path, app=Router(routes, redirect_slashes=False))  # a redirect would go where a Host header says
+    app = Starlette(
         # EGo's client puts the paths of Azure's API behind the host, whatever the path of the URL that it was given.
-        routes=[Mount(path, routes=routes), *azure_routes(service)] if path else routes,
+        routes=[below, *azure_routes(service)] if path else routes,
         exception_handlers={
             KubenclaveError: failures.refused,
             HTTPException: failures.no_route,
             Exception: failures.failed,
         },
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 def attestation_routes(service: AttestationService) -> list[BaseRoute]:

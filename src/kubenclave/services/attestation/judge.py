@@ -2,9 +2,9 @@
 """The judge: evidence in, judgement out. The order is parse, verify, appraise, check what is bound, use the challenge.
 
 Verification runs in the event loop: it takes 0.1 ms for an attestation key that was seen before and 1.4 ms for the
-first of all, no more than handing it to a thread and back is worth. So one at a time is verified in each worker, however
-many ask. Only collateral is waited for, and for that of genuine platforms alone: the PCK chain is verified before
-anybody is asked, else whoever makes up an FMSPC would choose what we fetch.
+first of all, too little to be worth handing it to a thread and back. So one at a time is verified in each worker,
+however many ask. Only collateral is waited for, and for that of genuine platforms alone: the PCK chain is verified
+before anybody is asked, else whoever makes up an FMSPC would choose what we fetch.
 """
 
 import dataclasses
