@@ -87,6 +87,7 @@ def starting(directory: Path, platform: Path) -> Iterator[Start]:
 
 def save_platform(directory: Path) -> Path:
     """Write the state of the SIMULATED platform whose root ``simulated_platform`` makes quotes under."""
+    directory.mkdir(exist_ok=True)
     fuse = bytes(16)
     fuses = Fuses(provisioning=fuse, seal=fuse, owner_epoch=fuse)
     PlatformState(seed=simulated_platform.SEED, fuses=fuses).save(directory)

@@ -65,6 +65,20 @@ def limited(bounds, clock=None):
     return app
 
 
+def test_a_client_that_goes_away_is_no_fault_of_ours():
+    told = []
+
+    async def leaving():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        told.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/echo", "headers": [], "client": None, "query_string": b""}
+    asyncio.run(limited(Bounds())(scope, leaving, send))
+    assert told[0]["status"] == 408
+
+
 def test_a_bucket_lets_a_burst_through_and_then_its_rate():
     clock = Clock()
     buckets = Buckets(Rate(per_second=2, burst=3), clock)

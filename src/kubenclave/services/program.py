@@ -92,7 +92,7 @@ def attestation_parts(
     service.seen = collateral.platforms.saw_evidence
     app: ASGIApp = attestation_app(service)
     if serve_collateral:
-        app = Starlette(routes=[*collateral_routes(collateral), Mount("", app=app)])
+        app = Starlette(routes=[*collateral_routes(collateral), Mount("", app=app)], exception_handlers=_HANDLERS)
 
     def figures() -> bytes:
         told = Metrics()
@@ -121,7 +121,6 @@ def collateral_parts(state: Path, anchor: TrustAnchor, options: CollateralOption
     cache, database = _cache(state, anchor, options)
     guard = Guard(Credentials(database, _now), buckets=Buckets(rate, time.monotonic))
     service = CollateralService.create(cache, guard, _now)
-    handlers = {KubenclaveError: _failed, HTTPException: _failed, Exception: _failed}
 
     def figures() -> bytes:
         told = Metrics()
@@ -133,7 +132,7 @@ def collateral_parts(state: Path, anchor: TrustAnchor, options: CollateralOption
         database.close()
 
     return Parts(
-        app=Starlette(routes=collateral_routes(service), exception_handlers=handlers),
+        app=Starlette(routes=collateral_routes(service), exception_handlers=_HANDLERS),
         answer=lambda request, error: _answer(request, error, ""),
         figures=figures,
         background=_endless(cache),
@@ -214,3 +213,6 @@ async def _failed(request: Request, error: Exception) -> Response:
         _log.error("request.failed", error=type(error).__name__)
         error = PlatformError("the service failed", code="request.failed")
     return failure(request, error)
+
+
+_HANDLERS: Final = {KubenclaveError: _failed, HTTPException: _failed, Exception: _failed}

@@ -195,6 +195,8 @@ class _Body:
             raise FormatError(
                 "the request did not arrive in time", code="serving.slow", expected=f"within {self._seconds:g} s"
             ) from error
+        if message["type"] == "http.disconnect":
+            raise FormatError("the client went away before its request was whole", code="serving.slow")
         self._whole = not message.get("more_body", False)
         size = len(message.get("body", b""))
         self.size += size

@@ -38,6 +38,16 @@ class Protocol(H11Protocol):
         elif self._late is None and getattr(before, "response_complete", True):
             self._wait_for_head()
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP; nobody hears the answer to a request that it was the body of."""
+        if not getattr(self.cycle, "response_complete", True):
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if self.cycle.response_started:
+                self.transport.abort()
+                return
+        super().send_400_response(msg)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._stop_waiting()
