@@ -19,6 +19,7 @@ from kubenclave.wire import maa
 from tests.attestation_service import Bench, base64url, bench, claims
 from tests.azure_server import Identity, signing_identity, utc_now
 from tests.integration.test_azure_api import refused
+from tests.simulated_platform import NOW
 
 VERSION = "?api-version=2020-10-01"
 NEW = "?api-version=2025-06-01"
@@ -105,6 +106,22 @@ def test_a_policy_comes_back_in_the_token_that_it_came_in(service: Bench, admin:
         assert result(send(service, "PUT", SGX, text, admin))["x-ms-policy-result"] == "Updated"
         assert result(service.get(SGX, headers=admin))["x-ms-policy"] == text
     assert service.service.policies.current("SgxEnclave").by == "test-policy-admin"
+
+
+def test_a_policy_in_our_own_form_judges_and_is_shown_here_too(service: Bench, admin: dict[str, str]):
+    service.clock.time = NOW  # collateral is of that day
+    attest = f"/attest/SgxEnclave{VERSION}"
+    for mr_enclave, status in (("a9" * 32, 200), ("00" * 32, 400)):
+        text = json.dumps({"version": 1, "enclaves": [{"mr_enclave": mr_enclave}]})
+        service.service.policies.put("SgxEnclave", text, "kubenclave", by="test")
+        held = result(service.get(SGX, headers=admin))["x-ms-policy"]
+        assert maa.policy_text(claims(held), 1000) == text
+        answer = service.post(attest, {"quote": base64url(service.quote())})
+        assert answer.status_code == status
+        if status == 200:
+            assert claims(answer.json()["token"])["kubenclave"]["appraised"] is True
+        else:
+            refused(answer, 400, "PolicyEvaluationError", "policy.mr-enclave")
 
 
 def test_every_answer_of_a_simulated_service_says_so(service: Bench, admin: dict[str, str]):
