@@ -180,6 +180,39 @@ def test_tokens_and_client_certificates_open_what_they_are_for_over_tls(serve, p
     assert token not in served.log.read_text()
 
 
+def local_address(answer):
+    """Where the connection of an answer comes from."""
+    return answer.extensions["network_stream"].get_extra_info("client_addr")
+
+
+def serial(url, context):
+    """Serial number of the certificate that a new connection is shown."""
+    port = int(url.split(":")[2].split("/")[0])
+    with (
+        socket.create_connection(("127.0.0.1", port)) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secured,
+    ):
+        der = secured.getpeercert(binary_form=True)
+        assert der is not None
+        return x509.load_der_x509_certificate(der).serial_number
+
+
+@pytest.mark.slow
+def test_a_renewed_certificate_is_for_new_connections_and_drops_no_old_one(serve, tmp_path):
+    certificate(tmp_path, "ca")
+    certificate(tmp_path, "server", "ca", serial=2)
+    files = ("--tls-cert", tmp_path / "server.crt", "--tls-key", tmp_path / "server.key")
+    served = serve(*files, "--open", "--workers", 2)
+    url, context = served.url.replace("127.0.0.1", "localhost"), trusting(tmp_path)
+    with httpx2.Client(verify=context, limits=httpx2.Limits(keepalive_expiry=60)) as client:
+        before = local_address(client.post(f"{url}/v1/challenge"))
+        assert serial(url, context) == 2
+        certificate(tmp_path, "server", "ca", serial=3)
+        eventually(lambda: {serial(url, context) for _ in range(4)} == {3}, 60)
+        after = client.post(f"{url}/v1/challenge")
+        assert (after.status_code, local_address(after)) == (200, before), "the same connection"
+
+
 def test_tokens_of_a_file_count(serve, platform, tmp_path):
     made = subprocess.run([*KUBENCLAVE, "attest", "credential", "new"], capture_output=True, text=True, check=True)
     token = made.stdout.strip()
