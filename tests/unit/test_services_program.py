@@ -87,6 +87,15 @@ def test_a_collateral_service_answers_for_what_it_does_not_know_in_one_sentence(
     assert all(each.text.count("\n") == 1 for each in (unknown, method, item))
 
 
+@pytest.mark.parametrize("path", ["/sgx/certification/v4/rootcacrl/", "/v1/collateral/status/"])
+def test_no_route_redirects_to_where_a_host_header_says(tmp_path, path):
+    alone = collateral_parts(tmp_path / "alone", intel_root(), OFFLINE, rate=Rate())
+    settings = Settings(issuer="https://a.example", state=tmp_path / "both")
+    both = attestation_parts(settings, OFFLINE, Metrics(), rate=Rate(), serve_collateral=True, rotate_keys=DAY)
+    for parts in (alone, both):
+        assert served(parts, ("GET", path))[0].status_code == 404
+
+
 def test_both_services_share_routes_credentials_and_figures(tmp_path):
     settings = Settings(issuer="https://a.example", state=tmp_path)
     metrics = Metrics()

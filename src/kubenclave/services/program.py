@@ -131,8 +131,10 @@ def collateral_parts(state: Path, anchor: TrustAnchor, options: CollateralOption
         await service.close()
         database.close()
 
+    app = Starlette(routes=collateral_routes(service), exception_handlers=_HANDLERS)
+    app.router.redirect_slashes = False  # a redirect would go where a Host header says
     return Parts(
-        app=Starlette(routes=collateral_routes(service), exception_handlers=_HANDLERS),
+        app=app,
         answer=lambda request, error: _answer(request, error, ""),
         figures=figures,
         background=_endless(cache),
