@@ -79,16 +79,32 @@ def test_a_challenge_ends(challenges, clock):
     assert refusal(challenges, nonce) == "challenge.expired"
 
 
-def test_issuing_stores_nothing_and_what_was_used_is_forgotten_after_its_end(challenges, clock, database):
+def test_issuing_stores_nothing_and_what_was_used_is_forgotten_a_day_after_its_end(challenges, clock, database):
     for _ in range(20):
         challenges.issue()
     assert used(database) == 0
     for _ in range(3):
         redeem(challenges, challenges.issue().nonce)
     assert used(database) == 3
-    clock.time += dt.timedelta(minutes=6)
+    clock.time += dt.timedelta(days=1, minutes=6)
     redeem(challenges, challenges.issue().nonce)
     assert used(database) == 1
+
+
+def test_a_clock_that_is_set_back_makes_no_used_challenge_good_again(challenges, clock):
+    nonce = challenges.issue().nonce
+    redeem(challenges, nonce)
+    clock.time = START + dt.timedelta(hours=12)
+    redeem(challenges, challenges.issue().nonce)
+    clock.time = START
+    assert refusal(challenges, nonce) == "challenge.used"
+
+
+def test_a_challenge_from_when_the_clock_was_ahead_proves_nothing(challenges, clock):
+    clock.time = START + dt.timedelta(days=30)
+    nonce = challenges.issue().nonce
+    clock.time = START
+    assert refusal(challenges, nonce) == "challenge.expired"
 
 
 def test_another_process_and_a_restart_know_the_same_challenges(challenges, clock, tmp_path):

@@ -33,16 +33,19 @@ class Writers:
 
         Raises TrustError ``credentials.*`` for anybody else, ``maa.signature-used`` for a signature that has counted.
         """
-        first = opened.signer is None or await asyncio.to_thread(self._note, opened.signed)
+        # Anybody can sign: a token is remembered once somebody who may change something has sent it, else whoever has
+        # no credential could fill the disk.
+        known = None if opened.signer is None else self._service.policies.signers.find(opened.signer.jwk)
         try:
-            return (await self._service.guard.require(request, Role.POLICY_ADMIN)).name
+            name = (await self._service.guard.require(request, Role.POLICY_ADMIN)).name
         except TrustError:
-            if opened.signer is None:
-                raise
-            known = self._service.policies.signers.find(opened.signer.jwk)
             if known is None:
                 raise
-        if not first:
+        else:
+            if opened.signer is not None:
+                await asyncio.to_thread(self._note, opened.signed)
+            return name
+        if not await asyncio.to_thread(self._note, opened.signed):
             raise TrustError(
                 "this signed token has been here before",
                 code="maa.signature-used",

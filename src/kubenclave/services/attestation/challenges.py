@@ -2,7 +2,8 @@
 """Challenges: nonces of the service's own, dated, good for one use across workers and restarts.
 
 A nonce carries its end and a MAC, so asking for one stores nothing and a flood of requests cannot fill the disk. Only
-the nonces that were used are kept, until they would have expired anyhow.
+the nonces that were used are kept, until they would have expired anyhow, and a day longer: a clock that is set back
+makes no used one good again.
 """
 
 import base64
@@ -28,6 +29,7 @@ MIGRATIONS: Final = (
 )
 
 LIFETIME: Final = dt.timedelta(minutes=5)
+_REMEMBERED: Final = dt.timedelta(days=1)  # after their end
 _RANDOM: Final = 32
 _TIME: Final = 8  # seconds since 1970, big-endian
 _MAC: Final = 24  # of HMAC-SHA256; 64 bytes in all, the most that RFC 9711 allows for an eat_nonce
@@ -81,7 +83,8 @@ class Challenges:
     def _use(self, opened: Sequence[tuple[bytes, int]]) -> list[bool]:
         """Write down a batch of nonces and tell for each whether it is new."""
         with self._database.transaction() as connection:
-            connection.execute("DELETE FROM challenges_used WHERE expires < ?", (int(self._now().timestamp()),))
+            before = int((self._now() - _REMEMBERED).timestamp())
+            connection.execute("DELETE FROM challenges_used WHERE expires < ?", (before,))
             insert = "INSERT OR IGNORE INTO challenges_used VALUES (?, ?)"
             return [connection.execute(insert, each).rowcount == 1 for each in opened]
 
@@ -94,8 +97,9 @@ class Challenges:
                 code="challenge.unknown",
                 hint="ask for one at /v1/challenge, and put it into the bound data as it came",
             )
-        end = int.from_bytes(said[_RANDOM:], "big")
-        if end < self._now().timestamp():
+        end, now = int.from_bytes(said[_RANDOM:], "big"), self._now().timestamp()
+        # One that ends later than any could was made while the clock was ahead, and may be as old as that.
+        if not now <= end <= now + 2 * self._lifetime.total_seconds():
             raise TrustError(
                 "the challenge has expired",
                 code="challenge.expired",
