@@ -24,6 +24,7 @@ NO_CODES = {
     "ear.status",
     "ear.trustworthiness-vector",
     "ear.verifier-id",
+    "http.disconnect",
     "kubenclave.cli",
     "metadata.name",
     "metadata.namespace",
