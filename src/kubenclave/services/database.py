@@ -47,7 +47,9 @@ class Database:
         the file was written by a later version of the program.
         """
         with self.transaction() as connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS migrations (room TEXT PRIMARY KEY, version INTEGER NOT NULL)")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS migrations (room TEXT PRIMARY KEY, version INTEGER NOT NULL)"
+            )
             row = connection.execute("SELECT version FROM migrations WHERE room = ?", (room,)).fetchone()
             version = 0 if row is None else int(row["version"])
             if version > len(steps):
