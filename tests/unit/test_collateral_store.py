@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from kubenclave.errors import KubenclaveError, TrustError
+from kubenclave.dcap.anchor import intel_root
+from kubenclave.errors import KubenclaveError, TrustError, UsageError
 from kubenclave.platform.simulated.tcb import FMSPC
 from kubenclave.services.collateral import store as module
+from kubenclave.services.collateral.cache import CollateralCache
+from kubenclave.services.collateral.intake import Bundles
 from kubenclave.services.collateral.items import ROOT_CRL, Item, ItemKey, Tee
 from kubenclave.services.collateral.store import Store
 from kubenclave.services.database import Database
-from tests.collateral_world import DAY, NOW, Clock, item, stored
+from tests.collateral_world import DAY, NOW, Clock, cache_of, item, stored
 from tests.pcs_upstream import World
 
 WORLD = World(lambda: NOW)
@@ -151,3 +154,16 @@ def test_another_process_sees_what_is_committed(store: Store, info: Item, tmp_pa
         assert Store(other, clock).get(TCB_INFO) == info
     finally:
         other.close()
+
+
+def test_what_was_verified_under_one_root_is_never_served_under_another(store: Store, clock: Clock):
+    """Copies are not verified again when they are served, so a store belongs to a root for good."""
+    cache_of(store, clock=clock)
+    cache_of(store, clock=clock)
+    for other in (
+        lambda: CollateralCache(store, [], intel_root(), now=clock),
+        lambda: Bundles(store.database, store, intel_root()),
+    ):
+        with pytest.raises(UsageError) as caught:
+            other()
+        assert caught.value.code == "collateral.other-root"

@@ -73,7 +73,10 @@ class CacheSettings:
 
 
 class CollateralCache:
-    """Items by name, from the store or from the first source that has them. For one event loop."""
+    """Items by name, from the store or from the first source that has them. For one event loop.
+
+    Raises UsageError ``collateral.other-root`` where the store is for another root.
+    """
 
     def __init__(
         self,
@@ -85,6 +88,7 @@ class CollateralCache:
         settings: CacheSettings | None = None,
         jitter: random.Random | None = None,
     ) -> None:
+        store.keep_to(anchor.digest)
         self.store: Final = store
         self.sources: Final = tuple(sources)
         self.anchor: Final = anchor

@@ -73,9 +73,13 @@ def keep(store: Store, items: Sequence[Item], now: dt.datetime, *, allow_rollbac
 
 
 class Bundles:
-    """Takes in signed bundles, and remembers how new the last one of each signer was."""
+    """Takes in signed bundles, and remembers how new the last one of each signer was.
+
+    Raises UsageError ``collateral.other-root`` where the store is for another root.
+    """
 
     def __init__(self, database: Database, store: Store, anchor: TrustAnchor) -> None:
+        store.keep_to(anchor.digest)
         database.migrate("bundles", MIGRATIONS)
         self._database: Final = database
         self._store: Final = store

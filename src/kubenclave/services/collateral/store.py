@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kubenclave.dcap.describe import zulu
-from kubenclave.errors import KubenclaveError, TrustError
+from kubenclave.errors import KubenclaveError, TrustError, UsageError
 from kubenclave.services.collateral.items import Item, ItemKey, Kind, Tee
 from kubenclave.services.database import Database
 
@@ -33,6 +33,7 @@ CREATE TABLE collateral_sources (
     error_code TEXT, error TEXT, failed INTEGER
 ) WITHOUT ROWID;
 """,
+    "CREATE TABLE collateral_root (only INTEGER PRIMARY KEY CHECK (only = 1), root TEXT NOT NULL);",
 )
 
 _STATUS: Final = """
@@ -92,6 +93,24 @@ class Store:
         self.database: Final = database
         self._now: Final = now
         database.migrate("collateral", MIGRATIONS)
+
+    def keep_to(self, root: str) -> None:
+        """Note under which root (``TrustAnchor.digest``) copies are verified: they are served without being so again.
+
+        Raises UsageError ``collateral.other-root`` where it was another one.
+        """
+        with self.database.transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO collateral_root VALUES (1, ?)", (root,))
+            kept = connection.execute("SELECT root FROM collateral_root").fetchone()["root"]
+        if kept != root:
+            raise UsageError(
+                "the state directory holds collateral of another root",
+                code="collateral.other-root",
+                field=str(self.database.path),
+                expected=f"root {kept[:16]}",
+                found=f"root {root[:16]}",
+                hint="give each root a directory of its own",
+            )
 
     def get(self, key: ItemKey) -> Item | None:
         """Return the good copy, whatever its age; None where there is none."""
