@@ -17,6 +17,7 @@ from kubenclave.platform.simulated.tcb import PlatformTcb
 from kubenclave.services.attestation.compare import Change, Terms, diff, dry_run, verified
 from kubenclave.services.attestation.evidence_store import EvidenceLimits, EvidenceStore, StoredEvidence
 from kubenclave.services.database import Database
+from kubenclave.sgx.attributes import AttributeFlags, Attributes
 from tests import evidence
 from tests.evidence import BODY, MR_ENCLAVE, NOW
 
@@ -156,6 +157,27 @@ def test_a_platform_without_its_updates_needs_a_word_of_the_policy(tcb, properti
     assert outcome.codes == (() if accepted else ("azure-policy.tcb-status",))
     named = [each for each in outcome.relaxations if not each.startswith("root:")]
     assert [each.partition(" accepted")[0] for each in named] == ([] if relaxed is None else [relaxed])
+
+
+@pytest.mark.parametrize("flag", [AttributeFlags.PROVISION_KEY, AttributeFlags.EINITTOKEN_KEY])
+def test_keys_that_identify_the_platform_are_named_under_either_language(flag):
+    given = evidence.make(replace(BODY, attributes=Attributes(BODY.attributes.flags | flag, BODY.attributes.xfrm)))
+    typed = Policy.from_json(
+        json.dumps(
+            {
+                "version": 1,
+                "dangerously_allow_provision_key": True,
+                "enclaves": [{"mr_enclave": MR_ENCLAVE.hex()}],
+            }
+        )
+    )
+    for policy in (typed, azure("=>permit();")):
+        (outcome,) = dry_run(policy, [piece(given)], TERMS).outcomes
+        assert outcome.accepted
+        assert any(each.startswith("dangerously_allow_provision_key:") for each in outcome.relaxations)
+        assert not any(
+            each.startswith("dangerously") for each in dry_run(policy, [piece()], TERMS).outcomes[0].relaxations
+        )
 
 
 def test_a_policy_sees_the_tcb_status():

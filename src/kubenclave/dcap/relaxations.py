@@ -8,6 +8,7 @@ from kubenclave.dcap.describe import zulu
 from kubenclave.dcap.policy import PRIVILEGED_FLAGS, Policy
 from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.dcap.verify import Verified
+from kubenclave.sgx.quote import Body
 from kubenclave.sgx.report import ReportBody
 
 
@@ -40,11 +41,26 @@ def relaxations_used(verified: Verified, policy: Policy | None, minimum: int) ->
     named += [
         f"dangerously_accept_expired_collateral: {each.what} ended {zulu(each.not_after)}" for each in verified.overdue
     ]
-    if policy is not None and isinstance(body, ReportBody) and body.attributes.flags & PRIVILEGED_FLAGS:
-        named.append("dangerously_allow_provision_key: the enclave may have keys that identify the platform")
-    status = verified.evaluation.status
-    if policy is not None and status is not TcbStatus.UP_TO_DATE:
-        named.append(f"tcb_statuses: {status.value} accepted by the policy")
+    if policy is not None:
+        named += let_through(verified)
     if minimum:
         named.append(f"minimum_tcb_evaluation_data_number: {minimum} in place of none")
     return tuple(named)
+
+
+def let_through(verified: Verified, *, status_member: str = "tcb_statuses") -> tuple[str, ...]:
+    """Return what a policy, of whatever language, let through that a policy does not by itself.
+
+    ``status_member`` is what in that policy speaks of the TCB status.
+    """
+    status, named = verified.evaluation.status, []
+    if is_privileged(verified.quote.body):
+        named.append("dangerously_allow_provision_key: the enclave may have keys that identify the platform")
+    if status is not TcbStatus.UP_TO_DATE:
+        named.append(f"{status_member}: {status.value} accepted by the policy")
+    return tuple(named)
+
+
+def is_privileged(body: Body) -> bool:
+    """Tell whether an enclave may have keys that identify its platform, or launch others; TDs never have."""
+    return isinstance(body, ReportBody) and bool(body.attributes.flags & PRIVILEGED_FLAGS)

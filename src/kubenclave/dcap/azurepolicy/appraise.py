@@ -12,6 +12,7 @@ from typing import Any, Final
 from kubenclave.dcap.azurepolicy.claims import claims_of
 from kubenclave.dcap.azurepolicy.policy import AzurePolicy, Evaluation
 from kubenclave.dcap.judgement import Judgement
+from kubenclave.dcap.relaxations import let_through
 from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.dcap.token.azure import azure_claims
 from kubenclave.errors import Finding
@@ -56,10 +57,8 @@ def try_on(policy: AzurePolicy, judgement: Judgement) -> Evaluation:
     finding = _generation(evaluation, judgement.verdict.tcb_evaluation_data_number) or _status(evaluation, status)
     if finding is not None:
         return dataclasses.replace(evaluation, refusal=finding, issued={}, properties={})
-    if status is TcbStatus.UP_TO_DATE:
-        return evaluation
-    name = "tcb_statuses" if status in _UPDATED else ACCEPTED_STATUS
-    return dataclasses.replace(evaluation, relaxations=(f"{name}: {status.value} accepted by the policy",))
+    member = "tcb_statuses" if status in _UPDATED else ACCEPTED_STATUS
+    return dataclasses.replace(evaluation, relaxations=let_through(judgement.verdict.verified, status_member=member))
 
 
 def _generation(evaluation: Evaluation, found: int) -> Finding | None:

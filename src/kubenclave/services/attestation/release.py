@@ -16,15 +16,14 @@ from joserfc.jwk import ECKey, RSAKey
 
 from kubenclave.dcap.binding import bound_key
 from kubenclave.dcap.judgement import Freshness, Judgement
-from kubenclave.dcap.policy import PRIVILEGED_FLAGS
+from kubenclave.dcap.relaxations import is_privileged
 from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.errors import Finding, FormatError, PolicyError, UsageError
 from kubenclave.services.attestation.entries import accepted_entry, refused_entry
 from kubenclave.services.attestation.log import Receipt, VerdictLog
 from kubenclave.services.attestation.policies import StoredPolicy
 from kubenclave.services.attestation.secrets import SecretInfo, SecretStore
-from kubenclave.sgx.quote import Body, TeeType
-from kubenclave.sgx.report import ReportBody
+from kubenclave.sgx.quote import TeeType
 
 ENCRYPTION: Final = "A256GCM"
 _CURVES: Final = ("P-256", "P-384", "P-521")
@@ -99,7 +98,7 @@ def release_findings(secret: SecretInfo, judgement: Judgement) -> list[Finding]:
         ((tee is TeeType.TDX) is (secret.tee_type == "TdxVm"), "release.tee", "TEE", secret.tee_type, tee.name),
         (not judgement.draft, "release.draft", "policy", "one that an administrator set", "a draft of the request's"),
         (not body.debug, "release.debug", "DEBUG attribute", "clear", "set"),
-        (not _is_privileged(body), "release.privileged", "ATTRIBUTES", "no keys that identify the platform", "some"),
+        (not is_privileged(body), "release.privileged", "ATTRIBUTES", "no keys that identify the platform", "some"),
         (
             verdict.tcb_status is TcbStatus.UP_TO_DATE,
             "release.tcb-status",
@@ -122,10 +121,6 @@ def release_findings(secret: SecretInfo, judgement: Judgement) -> list[Finding]:
         if not each.startswith(_NOT_RELAXING)
     ]
     return findings
-
-
-def _is_privileged(body: Body) -> bool:
-    return isinstance(body, ReportBody) and bool(body.attributes.flags & PRIVILEGED_FLAGS)
 
 
 def recipient(jwk: Mapping[str, Any]) -> ECKey | RSAKey:
