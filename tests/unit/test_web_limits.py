@@ -4,6 +4,7 @@
 import asyncio
 import datetime as dt
 import json
+from typing import Any
 
 import httpx2
 import pytest
@@ -74,7 +75,14 @@ def test_a_client_that_goes_away_is_no_fault_of_ours():
     async def send(message):
         told.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/echo", "headers": [], "client": None, "query_string": b""}
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "POST",
+        "path": "/echo",
+        "headers": [],
+        "client": None,
+        "query_string": b"",
+    }
     asyncio.run(limited(Bounds())(scope, leaving, send))
     assert told[0]["status"] == 408
 
@@ -170,7 +178,14 @@ async def _never_whole():
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/echo", "headers": [], "query_string": b"", "root_path": ""}
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "POST",
+        "path": "/echo",
+        "headers": [],
+        "query_string": b"",
+        "root_path": "",
+    }
     await Limits(application(), Bounds(arriving=0.01), Clock())(scope, receive, send)
     return sent[0]
 

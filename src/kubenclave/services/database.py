@@ -8,6 +8,7 @@ power cut. Each room of a service keeps its own tables and brings its own migrat
 import contextlib
 import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from kubenclave.errors import PlatformError
 
 _BUSY: Final = 10.0  # seconds to wait for another worker's transaction
 _MODE: Final = 0o600  # keys, tokens' hashes and evidence are in there
+_TOO_OPEN: Final = 0o007
 
 
 class Database:
@@ -38,6 +40,7 @@ class Database:
                 raise
             except OSError as error:
                 raise _unusable(path, error) from error
+        _check_mode(path)
         self.read("SELECT 1")
 
     def migrate(self, room: str, steps: Sequence[str]) -> None:
@@ -122,13 +125,35 @@ class Database:
 def _statements(script: str) -> Iterator[str]:
     """Split a script: ``executescript`` would commit the transaction that it runs in."""
     statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
+    for piece in script.split(";"):
+        statement += f"{piece};"
+        if sqlite3.complete_statement(statement):  # not within a text or a trigger
+            if piece.strip():
+                yield statement
             statement = ""
-    if statement.strip():
-        yield statement
+
+
+def _check_mode(path: Path) -> None:
+    """Refuse a file that everybody can read or write, as one that was restored carelessly.
+
+    The group may have it: Kubernetes gives volumes to a group of the pod's own.
+    """
+    for each in (path, path.with_name(f"{path.name}-wal")):  # SQLite makes that one with the mode of the first
+        try:
+            mode = stat.S_IMODE(each.stat().st_mode)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _unusable(each, error) from error
+        if mode & _TOO_OPEN:
+            raise PlatformError(
+                "everybody on this machine can read or write the database, which holds keys",
+                code="database.exposed",
+                field=str(each),
+                expected=f"mode {_MODE:04o}",
+                found=f"mode {mode:04o}",
+                hint=f"chmod {_MODE:04o} {each}; revoke the signing keys if others could read it",
+            )
 
 
 def _unusable(path: Path, error: Exception) -> PlatformError:
