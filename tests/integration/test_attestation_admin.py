@@ -82,6 +82,18 @@ def test_dry_run_and_difference_on_evidence_that_was_kept(tmp_path):
         assert refusal(both, 400) == "request.malformed"
 
 
+def test_genuine_evidence_that_the_policy_refused_is_kept_too(tmp_path):
+    with bench(tmp_path / "state", keep_evidence=8) as made:
+        change(made, {"text": json.dumps(UNWANTED)})
+        refused = made.post("/v1/attest", {"quote": base64url(made.quote(b"one"))})
+        assert refusal(refused, 422) == "policy.mr-enclave"
+        damaged = bytearray(made.quote(b"two"))
+        damaged[100] ^= 1
+        assert made.post("/v1/attest", {"quote": base64url(bytes(damaged))}).status_code == 422
+        compared = change(made, {"second": {"text": json.dumps(WANTED)}}, f"{POLICY}/diff", "POST").json()
+        assert (compared["evidence"], compared["changes"]["newly-accepted"]) == (1, 1)
+
+
 def test_no_evidence_is_kept_by_default(attestation):
     attestation.post("/v1/attest", {"quote": base64url(attestation.quote())})
     assert change(attestation, {}, f"{POLICY}/dry-run", "POST").json()["evidence"] == 0

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evidence kept for dry runs of policies: off unless the operator says how many pieces to keep.
 
-Kept are quotes that were verified, the collateral they were verified with and when; of runtime data the digest alone.
-A quote names the platform it comes from (its PCK certificate does), so what is kept is bounded in number, age and size.
+Kept are genuine quotes, whatever the policy said of them, with the collateral and time of their judgement; of runtime
+data the digest alone. A quote names its platform (by the PCK certificate), so what is kept is bounded in
+number, age and size.
 """
 
 import datetime as dt

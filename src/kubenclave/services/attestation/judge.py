@@ -52,7 +52,9 @@ class Judge:
         TrustError when it is not genuine, not current or does not speak of what came with it, PolicyError when it is
         genuine and not what was wanted, and what the provider raises.
         """
-        collateral = await self._collateral(evidence)
+        if evidence.challenge is not None:
+            self.challenges.check(evidence.challenge)
+        collateral = await self.collateral(evidence)
         at = self.now()
         if evidence.certificate is not None:
             evidence.certificate.check_dates(at)
@@ -79,10 +81,11 @@ class Judge:
             judgement = dataclasses.replace(judgement, issued=said.issued, relaxations=relaxations)
         return await self._prove_fresh(judgement, evidence)
 
-    async def _collateral(self, evidence: Evidence) -> Collateral:
-        """Get the collateral of the platform that a quote is from, once its PCK chain is known to hold."""
-        if evidence.challenge is not None:
-            self.challenges.check(evidence.challenge)
+    async def collateral(self, evidence: Evidence) -> Collateral:
+        """Get the collateral of the platform that a quote is from, once its PCK chain is known to hold.
+
+        Raises TrustError ``pck.*`` for a chain that does not, and what the provider raises.
+        """
         quote = evidence.parsed
         certification = quote.signature.certification_data
         pem = certification.pck_chain or evidence.pck_chain

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from kubenclave.dcap.anchor import intel_root
-from kubenclave.dcap.judgement import Judgement
+from kubenclave.dcap.collateral import Collateral
+from kubenclave.dcap.judgement import HeldData, Judgement
 from kubenclave.dcap.verify import Verified
 from kubenclave.errors import PolicyError, UsageError
 from kubenclave.services.attestation.challenges import Challenges
@@ -129,8 +130,6 @@ class AttestationService:
         jti = new_jti()
         judgement = await self.judged(evidence, policy, jti, draft=draft)
         receipt = await self.log.append(accepted_entry(judgement, jti=jti))
-        if self.kept.limits.count:
-            await asyncio.to_thread(self.kept.keep, _kept(evidence, judgement))
         token = "" if dialect is None else self.issuer.issue(judgement, dialect, log=receipt, jti=jti)
         return Attested(judgement, token, receipt)
 
@@ -143,7 +142,7 @@ class AttestationService:
         draft: bool = False,
         wanted: str | None = None,
     ) -> Judgement:
-        """Judge evidence; a refusal by the policy is in the log before it is told.
+        """Judge evidence; a refusal by the policy is in the log before it is told. Both are kept where evidence is.
 
         ``wanted`` names the secret that was asked for. Raises what the judge raises.
         """
@@ -161,10 +160,28 @@ class AttestationService:
                     wanted=wanted,
                 )
             )
+            if self.kept.limits.count:  # what another policy would say of it is what dry runs are asked for
+                await self._keep(evidence, await self.judge.collateral(evidence), self.now())
             raise
         if self.seen is not None:
             await self.seen(judgement.verdict.verified)
+        if self.kept.limits.count:
+            await self._keep(evidence, judgement.collateral, judgement.at, judgement.runtime_data)
         return judgement
+
+    async def _keep(
+        self, evidence: Evidence, collateral: Collateral, at: dt.datetime, bound: HeldData | None = None
+    ) -> None:
+        """Keep genuine evidence for dry runs; ``bound`` is the runtime data that the quote was found to speak of."""
+        piece = StoredEvidence(
+            tee_type=TEE_TYPES[evidence.parsed.header.tee_type],
+            quote=evidence.quote,
+            pck_chain=evidence.pck_chain,
+            collateral=collateral,
+            runtime_digest=None if bound is None else bound.digest,
+            at=at,
+        )
+        await asyncio.to_thread(self.kept.keep, piece)
 
     def close(self) -> None:
         """Close the database; nothing may be under way."""
@@ -174,18 +191,6 @@ class AttestationService:
 def is_simulated(database: Database) -> bool:
     """Tell of the database of a service that has run whether it is for a simulated root."""
     return bool(database.read("SELECT root FROM service")[0]["root"] != intel_root().digest)
-
-
-def _kept(evidence: Evidence, judgement: Judgement) -> StoredEvidence:
-    """Return what is kept of evidence that was accepted."""
-    return StoredEvidence(
-        tee_type=TEE_TYPES[evidence.parsed.header.tee_type],
-        quote=evidence.quote,
-        pck_chain=evidence.pck_chain,
-        collateral=judgement.collateral,
-        runtime_digest=None if judgement.runtime_data is None else judgement.runtime_data.digest,
-        at=judgement.at,
-    )
 
 
 def _keep_to_root(database: Database, settings: Settings) -> None:
