@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from kubenclave.cli.frontend import Trust
 from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.dcap.pckext import PckCa
@@ -251,3 +252,9 @@ def test_no_simulated_platform(tmp_path: Path):
     error = failure(SimulatedSource(tmp_path, now=lambda: NOW), TCB_INFO)
     assert error.code == "source.unreachable"
     assert "sim start" in (error.hint or "")
+
+
+def test_a_directory_is_known_by_its_last_name_as_anybody_may_read_the_status(tmp_path):
+    (tmp_path / "site").mkdir()
+    [source] = Trust(root=None, sources=[("dir", str(tmp_path / "site"))]).make()
+    assert source.name == "dir=site"

@@ -261,7 +261,8 @@ class Trust:
             return SimulatedSource(Path(place), now=lambda: dt.datetime.now(dt.UTC))
         if kind == "dir":
             keys = [kit.read_input(each, what="public key", limit=1 << 16) for each in self.bundle_keys]
-            return DirectorySource(f"dir={place}", Path(place), bundle_keys=keys)
+            name = Path(place).resolve().name  # anybody may read the status: no path of this machine
+            return DirectorySource(f"dir={name}", Path(place), bundle_keys=keys)
         if kind == "pccs":
             return PccsSource(f"pccs={place}", url=place, ca_file=self.source_ca)
         return ThimSource() if kind == "thim" else IntelSource(api_key_file=self.api_key)
