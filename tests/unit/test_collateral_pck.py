@@ -14,11 +14,13 @@ import kubenclave
 from kubenclave.dcap.documents import TcbInfo
 from kubenclave.errors import KubenclaveError, PlatformError, TrustError
 from kubenclave.platform.simulated import documents
+from kubenclave.platform.simulated.issuer import Issuer
 from kubenclave.platform.simulated.pki import Role, pem_chain
 from kubenclave.platform.simulated.tcb import FMSPC, PCE_ID, PlatformTcb
+from kubenclave.services.collateral import pck as module
 from kubenclave.services.collateral.assemble import read_leaf
 from kubenclave.services.collateral.items import ItemKey
-from kubenclave.services.collateral.pck import REVISIT, PckCertificate, PckCerts, choose
+from kubenclave.services.collateral.pck import REVISIT, PckCertificate, PckCerts, Standing, choose
 from kubenclave.services.collateral.platforms import CERTIFICATE, EVIDENCE, KnownPlatforms
 from kubenclave.services.collateral.sources.base import PckAnswer, PckRequest, SourceError
 from kubenclave.services.collateral.store import Store
@@ -240,6 +242,76 @@ async def test_certificates_that_somebody_brings_are_checked(store: Store, sourc
     await certs.put(QE_ID, PCE_ID, PckAnswer((PckEntry(tcbm, leaf),), chain), "x")
     assert (await certs.certificate(request())).leaf == leaf
     assert source.pck_asked == []
+    await certs.close()
+
+
+def become_another(world: World) -> None:
+    """From now on the upstream answers for another platform under the same root, whoever is asked for."""
+    world.issuer = Issuer(world.pki, platform=b"another")
+
+
+@in_a_loop
+async def test_nobody_can_put_certificates_of_another_platform_in_place_of_a_platforms_own(
+    store: Store, source: WorldSource, clock: Clock
+):
+    """QE-IDs are in every quote: whoever has seen one asks under it, with the encrypted PPID of a machine of theirs."""
+    certs, _ = certs_of(store, source, clock)
+    own = await certs.certificate(request(OLD))
+    become_another(source.world)
+    higher = request(cpu_svn=bytes([200, 200, *UP_TO_DATE.svns.cpu_svn[2:]]))
+    theirs = replace(higher, encrypted_ppid=bytes(383) + b"1")
+    found = await certs.certificate(theirs)
+    assert found.extension.ppid == own.extension.ppid
+    with pytest.raises(TrustError) as caught:
+        await certs.answer(theirs)
+    assert caught.value.code == "pck.other-platform"
+    assert (await certs.certificate(request(OLD))).leaf == own.leaf
+    source.world.issuer = Issuer(source.world.pki)
+    asked = len(source.pck_asked)
+    await certs.certificate(higher)
+    assert len(source.pck_asked) == asked + 1, "what others tried keeps no platform from new certificates of its own"
+    await certs.close()
+
+
+@in_a_loop
+async def test_a_platform_that_registers_takes_its_place_from_strangers_and_an_administrator_from_all(
+    store: Store, source: WorldSource, clock: Clock
+):
+    certs, _ = certs_of(store, source, clock)
+    first = source.world.issuer
+    become_another(source.world)
+    squatted = await certs.certificate(request())
+    source.world.issuer = first
+    await certs.answer(request(), Standing.REGISTERED)
+    own = await certs.certificate(request())
+    assert own.extension.ppid != squatted.extension.ppid
+    assert all(each.extension.ppid == own.extension.ppid for each in certs._held(certs._name(QE_ID, PCE_ID)))
+    become_another(source.world)
+    with pytest.raises(TrustError):
+        await certs.answer(request(), Standing.REGISTERED)
+    world = source.world
+    chain = pem_chain(world.pki.certificates[Role.PLATFORM_CA], world.pki.certificates[Role.ROOT])
+    tcbm = tcbm_of(UP_TO_DATE)
+    await certs.put(QE_ID, PCE_ID, PckAnswer((PckEntry(tcbm, world.pck()[tcbm]),), chain), "x")
+    assert (await certs.certificate(request())).extension.ppid == squatted.extension.ppid
+    await certs.close()
+
+
+@in_a_loop
+async def test_platforms_that_strangers_name_are_bounded(
+    store: Store, source: WorldSource, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "_MOST_STRANGERS", 3)
+    certs, _ = certs_of(store, source, clock)
+    await certs.answer(request(), Standing.REGISTERED)
+    for number in range(6):
+        clock.advance(dt.timedelta(seconds=1))
+        await certs.certificate(request(qe_id=f"{number:032x}"))
+    (platforms,) = store.database.read("SELECT count(*) AS n FROM pck_platforms")
+    (leaves,) = store.database.read("SELECT count(DISTINCT platform) AS n FROM pck_certs")
+    assert (platforms["n"], leaves["n"]) == (4, 4)
+    assert certs.knows(QE_ID, PCE_ID)
+    assert certs.knows(f"{5:032x}", PCE_ID)
     await certs.close()
 
 

@@ -3,10 +3,15 @@
 
 A platform has a certificate for each TCB that Intel knows of it; a quoting enclave needs the one for the highest TCB
 that is not above the platform's own. Where Intel has none for a TCB yet, that is looked at again.
+
+Anybody may ask, under whatever QE-ID, for the certificates of whatever platform. So what is held for a QE-ID gives way
+to those of another platform only when somebody says so who stands higher than who said so before.
 """
 
 import asyncio
 import datetime as dt
+import enum
+import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -39,17 +44,33 @@ CREATE TABLE pck_tcbs (
     platform TEXT NOT NULL, tcb BLOB NOT NULL, next_try INTEGER NOT NULL, PRIMARY KEY (platform, tcb)
 ) WITHOUT ROWID;
 """,
+    "ALTER TABLE pck_platforms ADD COLUMN standing INTEGER NOT NULL DEFAULT 0;",
 )
 
 REVISIT: Final = dt.timedelta(hours=6)
 """How long a TCB for which there is no certificate of its own is left alone before the sources are asked again."""
 
+_MOST_STRANGERS: Final = 10_000  # platforms kept that nobody has registered; some 20 kB each
 _INCOMPLETE: Final = """
 SELECT platform, pce_id, encrypted_ppid, manifest FROM pck_platforms
 WHERE fetched < ? AND coalesce(encrypted_ppid, manifest) IS NOT NULL
 AND platform IN (SELECT platform FROM pck_certs WHERE cert IS NULL)
+AND platform NOT IN (SELECT platform FROM pck_tcbs WHERE tcb = x'' AND next_try > ?)
+ORDER BY standing DESC, fetched LIMIT 64
+"""
+_STRANGERS_TOO_MANY: Final = """
+DELETE FROM pck_platforms WHERE platform IN
+(SELECT platform FROM pck_platforms WHERE standing = 0 ORDER BY fetched DESC LIMIT -1 OFFSET ?)
 """
 _log = structlog.get_logger()
+
+
+class Standing(enum.IntEnum):
+    """Who says that certificates are those of a QE-ID."""
+
+    STRANGER = 0  # whoever asked for them first
+    REGISTERED = 1  # a platform, with the role ``register``
+    BROUGHT = 2  # an administrator
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +129,7 @@ class PckCerts:
         self._platforms: Final = platforms
         self._database: Final = cache.store.database
         self._now: Final = now
-        self._under_way: Final[dict[str, asyncio.Task[None]]] = {}
+        self._under_way: Final[dict[tuple[str, PckRequest, Standing], asyncio.Task[None]]] = {}
         self._database.migrate("pck", MIGRATIONS)
         cache.chores.append(self.refresh_due)
 
@@ -128,7 +149,8 @@ class PckCerts:
             except KubenclaveError as error:
                 if not held:
                     raise
-                await asyncio.to_thread(self._note_try, name, tcb, self._cache.settings.negative)
+                if error.code != "pck.other-platform":  # else strangers could keep a platform from new certificates
+                    await asyncio.to_thread(self._note_try, name, tcb, self._cache.settings.negative)
                 _log.warning("certificates.not-renewed", platform=name, code=error.code, error=str(error))
             held = self._held(name)
         if not held:
@@ -139,10 +161,14 @@ class PckCerts:
         await asyncio.to_thread(self._platforms.saw, chosen.extension, chosen.ca, CERTIFICATE)
         return chosen
 
-    async def answer(self, request: PckRequest) -> PckAnswer:
-        """Return all certificates of a platform, as the first source that knows it has them, verified and kept."""
+    async def answer(self, request: PckRequest, standing: Standing = Standing.STRANGER) -> PckAnswer:
+        """Return all certificates of a platform, as the first source that knows it has them, verified and kept.
+
+        Raises TrustError ``pck.other-platform`` where those that are held for the QE-ID are of another platform and
+        stay, and what sources raise.
+        """
         name = self._name(request.qe_id, request.pce_id)
-        await self._renew(name, request)
+        await self._renew(name, request, standing)
         rows = self._database.read("SELECT tcbm, cert FROM pck_certs WHERE platform = ? ORDER BY tcbm DESC", (name,))
         chain = self._database.read("SELECT issuer_chain FROM pck_platforms WHERE platform = ?", (name,))
         return PckAnswer(tuple(pcs.PckEntry(row["tcbm"], row["cert"]) for row in rows), chain[0]["issuer_chain"])
@@ -151,7 +177,7 @@ class PckCerts:
         """Keep certificates of a platform that somebody brings, once all of them hold. Raises TrustError."""
         checked = await self._checked(pce_id, answer)
         request = PckRequest(qe_id, pce_id, b"", b"")
-        await asyncio.to_thread(self._write, self._name(qe_id, pce_id), request, checked, source)
+        await asyncio.to_thread(self._write, self._name(qe_id, pce_id), request, checked, source, Standing.BROUGHT)
 
     def knows(self, qe_id: str, pce_id: bytes) -> bool:
         """Tell whether certificates of that platform are held."""
@@ -159,11 +185,10 @@ class PckCerts:
 
     async def refresh_due(self) -> None:
         """Ask again for platforms with a TCB for which there was no certificate; failures wait for the next time."""
-        since = int((self._now() - REVISIT).timestamp())
-        for row in self._database.read(_INCOMPLETE, (since,)):
+        now = self._now()
+        since = int((now - REVISIT).timestamp())
+        for row in self._database.read(_INCOMPLETE, (since, int(now.timestamp()))):
             request = PckRequest("", row["pce_id"], b"", b"", row["encrypted_ppid"], row["manifest"])
-            if not self._is_due(row["platform"], b""):
-                continue
             await asyncio.to_thread(self._note_try, row["platform"], b"", REVISIT)
             with suppress(KubenclaveError):
                 await self._renew(row["platform"], request)
@@ -175,15 +200,16 @@ class PckCerts:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _renew(self, name: str, request: PckRequest) -> None:
-        task = self._under_way.get(name)
+    async def _renew(self, name: str, request: PckRequest, standing: Standing = Standing.STRANGER) -> None:
+        key = (name, request, standing)
+        task = self._under_way.get(key)
         if task is None:
-            task = asyncio.create_task(self._from_sources(name, request), name="renew PCK certificates")
-            self._under_way[name] = task
-            task.add_done_callback(lambda done: forget(self._under_way, name, done))
-        await asyncio.shield(task)  # others wait for it as well
+            task = asyncio.create_task(self._from_sources(name, request, standing), name="renew PCK certificates")
+            self._under_way[key] = task
+            task.add_done_callback(lambda done: forget(self._under_way, key, done))
+        await asyncio.shield(task)  # others who ask the same wait for it as well
 
-    async def _from_sources(self, name: str, request: PckRequest) -> None:
+    async def _from_sources(self, name: str, request: PckRequest, standing: Standing) -> None:
         failures: list[KubenclaveError] = []
         for source in self._cache.sources:
             try:
@@ -191,7 +217,7 @@ class PckCerts:
             except KubenclaveError as error:
                 failures.append(error)
                 continue
-            await asyncio.to_thread(self._write, name, request, answer, source.name)
+            await asyncio.to_thread(self._write, name, request, answer, source.name, standing)
             await asyncio.to_thread(self._note_try, name, request.cpu_svn + request.pce_svn, REVISIT)
             _log.info("certificates.renewed", platform=name, source=source.name, count=len(answer.entries))
             return
@@ -226,14 +252,15 @@ class PckCerts:
             raise _not_available([])
         return PckAnswer(answer.entries, issuer_chain)
 
-    def _write(self, name: str, request: PckRequest, answer: PckAnswer, source: str) -> None:
+    def _write(self, name: str, request: PckRequest, answer: PckAnswer, source: str, standing: Standing) -> None:
         """Keep what was checked, with what Intel knows the platform by: ciphertext that nobody else can read."""
         with self._database.transaction() as connection:
+            _make_room(connection, name, answer, standing)
             connection.execute(
-                "INSERT INTO pck_platforms VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (platform) DO UPDATE SET"
+                "INSERT INTO pck_platforms VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (platform) DO UPDATE SET"
                 " issuer_chain = excluded.issuer_chain, source = excluded.source, fetched = excluded.fetched,"
                 " encrypted_ppid = coalesce(excluded.encrypted_ppid, encrypted_ppid),"
-                " manifest = coalesce(excluded.manifest, manifest)",
+                " manifest = coalesce(excluded.manifest, manifest), standing = max(standing, excluded.standing)",
                 (
                     name,
                     answer.issuer_chain,
@@ -242,6 +269,7 @@ class PckCerts:
                     request.pce_id,
                     request.encrypted_ppid,
                     request.manifest,
+                    standing,
                 ),
             )
             connection.executemany(
@@ -249,6 +277,7 @@ class PckCerts:
                 " cert = coalesce(excluded.cert, cert)",  # what is no longer available is still good
                 [(name, entry.tcbm, entry.cert) for entry in answer.entries],
             )
+            connection.execute(_STRANGERS_TOO_MANY, (_MOST_STRANGERS,))
 
     def _held(self, name: str) -> list[PckCertificate]:
         rows = self._database.read(
@@ -284,6 +313,28 @@ class PckCerts:
 
     def _name(self, qe_id: str, pce_id: bytes) -> str:
         return self._platforms.name_of(b"QE-ID\0" + qe_id.lower().encode() + b"\0" + pce_id)
+
+
+def _make_room(connection: sqlite3.Connection, name: str, answer: PckAnswer, standing: Standing) -> None:
+    """Let go of certificates of another platform, where whoever brings these stands higher than who brought those.
+
+    Raises TrustError ``pck.other-platform`` where not. What identifies a platform is not told.
+    """
+    row = connection.execute(
+        "SELECT cert, standing FROM pck_platforms JOIN pck_certs USING (platform)"
+        " WHERE platform = ? AND cert IS NOT NULL LIMIT 1",
+        (name,),
+    ).fetchone()
+    brought = next(entry.cert for entry in answer.entries if entry.cert is not None)
+    if row is None or read_leaf(row["cert"])[0].ppid == read_leaf(brought)[0].ppid:
+        return
+    if standing <= row["standing"] and standing is not Standing.BROUGHT:
+        raise TrustError(
+            "certificates of another platform are held for that QE-ID",
+            code="pck.other-platform",
+            hint="where this platform took its place: register it, or have its certificates brought",
+        )
+    connection.execute("DELETE FROM pck_platforms WHERE platform = ?", (name,))
 
 
 def _another(field: str, expected: str, found: str) -> TrustError:

@@ -16,7 +16,7 @@ from kubenclave.services.collateral.cache import CollateralCache
 from kubenclave.services.collateral.ingest import check_pck_leaf
 from kubenclave.services.collateral.intake import Bundles, Offered, keep, verified
 from kubenclave.services.collateral.items import ROOT_CRL, Item, ItemKey
-from kubenclave.services.collateral.pck import PckCerts
+from kubenclave.services.collateral.pck import PckCerts, Standing
 from kubenclave.services.collateral.platformcollateral import PckOffer, PlatformCollateral
 from kubenclave.services.collateral.platforms import KnownPlatforms
 from kubenclave.services.collateral.queue import Platform, PlatformQueue
@@ -97,7 +97,7 @@ class CollateralService:
         await asyncio.to_thread(self.queue.add, platform)
         try:
             async with asyncio.timeout(_PATIENCE):
-                await self.pck_certs.answer(_request(platform))
+                await self.pck_certs.answer(_request(platform), Standing.REGISTERED)
         except TimeoutError:
             return False
         except KubenclaveError as error:
