@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kubenclave.cli import main
 from kubenclave.cli.attest import ask
-from kubenclave.cli.attest.remote import Remote
 from kubenclave.cli.attest.watch import Watch
+from kubenclave.cli.remote import Remote
 from kubenclave.dcap import merkle
 from kubenclave.errors import TrustError
 from kubenclave.services.attestation.checkpoint import Checkpoint, LogKey
@@ -243,9 +243,9 @@ def test_a_key_file_is_new_and_tight(run, tmp_path):
 @pytest.mark.parametrize(
     ("url", "code"),
     [
-        ("http://attest.example", "attest.url"),
-        ("attest.example", "attest.url"),
-        ("http://127.0.0.1:1", "attest.unreachable"),
+        ("http://attest.example", "service.url"),
+        ("attest.example", "service.url"),
+        ("http://127.0.0.1:1", "service.unreachable"),
     ],
 )
 def test_a_service_that_cannot_be_asked(run, url, code):
@@ -256,8 +256,8 @@ def test_a_service_that_cannot_be_asked(run, url, code):
 def test_an_answer_of_somebody_else(service, run):
     for path in ("/certs", "/nothing"):
         said = run("log", "head", "--url", service.url + path, "--ca", service.ca, "--output", "json", remote=False)[1]
-        assert said["error"]["code"] in {"attest.unreachable", "request.no-route"}
-    assert "attest.unreachable" in run("log", "head", "--url", service.url, remote=False)[1]
+        assert said["error"]["code"] in {"service.unreachable", "request.no-route"}
+    assert "service.unreachable" in run("log", "head", "--url", service.url, remote=False)[1]
 
 
 def test_the_tree_of_the_tests_is_the_services(service):

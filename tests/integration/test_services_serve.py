@@ -157,7 +157,7 @@ def test_tokens_and_client_certificates_open_what_they_are_for_over_tls(serve, p
     token = credential(tmp_path / "state", "create", "ops", "--role", "attest", "--expires", "1d")["token"]
     credential(tmp_path / "state", "trust", "ci", "--role", "attest", "--certificate", tmp_path / "client.crt")
     shown = credential(tmp_path / "state", "list")
-    assert [(each["name"], each["kind"], each["roles"]) for each in shown] == [
+    assert [(each["name"], each["kind"], each["roles"]) for each in shown["credentials"]] == [
         ("ci", "certificate", ["attest"]),
         ("ops", "token", ["attest"]),
     ]

@@ -79,7 +79,7 @@ def test_a_token_is_made_once_listed_without_its_secret_and_revoked(state, capsy
     assert Credentials(database, Clock()).check(Role.ATTEST, made["token"]).name == "ops"
     database.close()
     code, shown = said(capsys, "attest", "credential", "list", "--state", directory)
-    assert [(each["name"], each["kind"]) for each in shown] == [("ops", "token")]
+    assert [(each["name"], each["kind"]) for each in shown["credentials"]] == [("ops", "token")]
     assert made["token"] not in json.dumps(shown)
     assert run(["attest", "credential", "list", "--state", str(directory)]) == 0
     assert "ops" in capsys.readouterr().out

@@ -195,7 +195,7 @@ def test_diff_without_evidence(files, tmp_path, run):
     assert run("diff", path, path, "--quote", str(files.quote))[0] == 2
     code, _, err = run("diff", path, path, "--evidence", str(tmp_path))
     assert code == 2
-    assert "no attestation service" in err
+    assert "no service has run" in err
     Database(tmp_path / "attestation.db").close()
     code, out, _ = run("diff", path, path, "--evidence", str(tmp_path))
     assert code == 0

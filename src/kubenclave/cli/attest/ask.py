@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kubenclave.cli import kit
-from kubenclave.cli.attest.remote import Remote
+from kubenclave.cli.remote import Remote
 from kubenclave.errors import FormatError, PlatformError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import click
 
 from kubenclave.cli import kit
 from kubenclave.cli.parameters import Duration
-from kubenclave.errors import UsageError
+from kubenclave.cli.state import ATTESTATION, opened, state_option
 
 if TYPE_CHECKING:
     from kubenclave.services.web.credentials import Credentials
@@ -34,14 +34,7 @@ def command() -> None:
 
 def _place(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the option that says whose credentials are meant."""
-    state = click.option(
-        "--state",
-        type=click.Path(path_type=Path),
-        default="kubenclave-attestation",
-        show_default=True,
-        metavar="DIR",
-        help="State directory of the service, attestation or collateral.",
-    )
+    state = state_option(ATTESTATION, "State directory of the service, attestation or collateral.")
     return state(kit.output_option(function))
 
 
@@ -62,7 +55,7 @@ def create(*, name: str, roles: tuple[str, ...], expires: dt.timedelta | None, *
     """Make a token and print it: nobody can ever see it again."""
     from kubenclave.services.web.credentials import Role
 
-    with _opened(**place) as credentials:
+    with _credentials(**place) as credentials:
         token = credentials.create(name, map(Role, roles), expires=_end(expires))
     kit.emit({"name": name, "roles": list(roles), "token": token}, token)
 
@@ -79,7 +72,7 @@ def trust(*, name: str, certificate: str, roles: tuple[str, ...], expires: dt.ti
     from kubenclave.services.web.credentials import Role, spki_digest
 
     der = _der(kit.read_input(certificate, what="certificate", limit=1 << 16))
-    with _opened(**place) as credentials:
+    with _credentials(**place) as credentials:
         credentials.trust(name, map(Role, roles), der, expires=_end(expires))
     kit.emit({"name": name, "roles": list(roles), "spki_sha256": spki_digest(der).hex()}, f"{name} is known")
 
@@ -88,7 +81,7 @@ def trust(*, name: str, certificate: str, roles: tuple[str, ...], expires: dt.ti
 @_place
 def show(**place: Any) -> None:
     """Show all credentials, without what they are checked against."""
-    with _opened(**place) as credentials:
+    with _credentials(**place) as credentials:
         found = credentials.list()
     documents: list[dict[str, Any]] = [
         {
@@ -101,7 +94,7 @@ def show(**place: Any) -> None:
         for each in found
     ]
     rows = [(d["name"], d["kind"], " ".join(d["roles"]), f"until {d['expires'] or 'revoked'}") for d in documents]
-    kit.emit(documents, kit.table(rows) or "no credentials")
+    kit.emit({"credentials": documents}, kit.table(rows) or "no credentials")
 
 
 @command.command("revoke", epilog=kit.examples("kubenclave attest credential revoke ops"))
@@ -109,7 +102,7 @@ def show(**place: Any) -> None:
 @_place
 def revoke(*, name: str, **place: Any) -> None:
     """Forget a credential, at once and for every worker."""
-    with _opened(**place) as credentials:
+    with _credentials(**place) as credentials:
         credentials.revoke(name)
     kit.emit({"revoked": name}, f"{name} is revoked")
 
@@ -125,23 +118,14 @@ def new() -> None:
 
 
 @contextmanager
-def _opened(*, state: Path) -> "Iterator[Credentials]":
+def _credentials(*, state: Path) -> "Iterator[Credentials]":
     """Open the credentials of a service that has run: a collateral service by itself keeps its own."""
-    from kubenclave.services.attestation.service import DATABASE as ATTESTATION
-    from kubenclave.services.database import Database
-    from kubenclave.services.program import DATABASE as COLLATERAL
+    from kubenclave.services.attestation import service as attestation
+    from kubenclave.services.collateral import service as collateral
     from kubenclave.services.web.credentials import Credentials
 
-    path = next((state / name for name in (ATTESTATION, COLLATERAL) if (state / name).is_file()), None)
-    if path is None:
-        raise UsageError(
-            f"no service keeps its state in {state}", code="cli.input", hint="start the service once, or give --state"
-        )
-    database = Database(path)
-    try:
+    with opened(state, attestation.DATABASE, collateral.DATABASE) as database:
         yield Credentials(database, lambda: dt.datetime.now(dt.UTC))
-    finally:
-        database.close()
 
 
 def _end(life: dt.timedelta | None) -> dt.datetime | None:

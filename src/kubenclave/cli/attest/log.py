@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kubenclave.cli import evidence, kit
-from kubenclave.cli.attest.remote import Remote, access_options, url_option
+from kubenclave.cli.remote import Remote, access_options, url_option
 from kubenclave.errors import FormatError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
@@ -176,10 +176,10 @@ def _object(document: Any, *names: str) -> dict[str, Any]:
 
 
 def _texts(document: Any) -> list[str]:
-    """Return a page of entries. Raises UnreachableError ``attest.unreachable`` for anything else."""
+    """Return a page of entries. Raises UnreachableError ``service.unreachable`` for anything else."""
     entries = document.get("entries") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        raise UnreachableError("the service answers with something else than entries", code="attest.unreachable")
+        raise UnreachableError("the service answers with something else than entries", code="service.unreachable")
     return entries
 
 

@@ -14,7 +14,8 @@ from urllib.parse import quote as quoted
 import click
 
 from kubenclave.cli import evidence, kit
-from kubenclave.cli.attest.remote import Remote, access_options, url_option
+from kubenclave.cli.remote import Remote, access_options, url_option
+from kubenclave.cli.state import opened, state_option
 from kubenclave.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,9 +29,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def _where(function: _Function) -> _Function:
     """Give a command ``--state``, or ``--url`` with what belongs to it: exactly one of them is given."""
-    state = click.option(
-        "--state", type=click.Path(path_type=Path), metavar="FOLDER", help="State directory of a service, here."
-    )
+    state = state_option(None, "State directory of a service, here.")
     return state(url_option(required=False)(access_options(function)))
 
 
@@ -61,7 +60,7 @@ def keygen(file: Path) -> None:
     "put",
     epilog=kit.examples(
         "kubenclave attest secret put database password.txt --url URL --token-file admin.token",
-        "kubenclave attest secret put database - --state FOLDER --key-file secrets.key --simulated < password.txt",
+        "kubenclave attest secret put database - --state DIR --key-file secrets.key --simulated < password.txt",
     ),
 )
 @click.argument("name")
@@ -92,7 +91,7 @@ def put(
     """Store the content of FILE (- for stdin) as secret NAME, for enclaves that the policy now in force accepts."""
     value = kit.read_input(file, what="secret", limit=_MAX_SECRET)
     if _is_local(state, url):
-        with _opened(state, key_file) as (database, store):
+        with _secrets(state, key_file) as (database, store):
             policy = _policy(database, tee_type, policy_version)
             by = f"uid {os.getuid()}, in the state directory"
             made = store.put(name, value, tee_type=tee_type, policy=policy, by=by, simulated=simulated).as_dict()
@@ -113,21 +112,21 @@ def put(
 def list_secrets(*, state: Path | None, url: str | None, token_file: str | None, ca: str | None) -> None:
     """Show which secrets there are, never what they are."""
     if _is_local(state, url):
-        with _opened(state, None) as (_, store):
+        with _secrets(state, None) as (_, store):
             found = [info.as_dict() for info in store.list()]
     else:
         found = _remote(url, token_file, ca).get("/v1/secrets")["secrets"]
     kit.emit({"secrets": found}, _rows(found))
 
 
-@command.command("delete", epilog=kit.examples("kubenclave attest secret delete database --state FOLDER"))
+@command.command("delete", epilog=kit.examples("kubenclave attest secret delete database --state DIR"))
 @click.argument("name")
 @_where
 @kit.output_option
 def delete(*, name: str, state: Path | None, url: str | None, token_file: str | None, ca: str | None) -> None:
     """Delete secret NAME; enclaves that have it keep it."""
     if _is_local(state, url):
-        with _opened(state, None) as (_, store):
+        with _secrets(state, None) as (_, store):
             store.delete(name)
     else:
         _remote(url, token_file, ca).send("DELETE", f"/v1/secrets/{quoted(name, safe='')}")
@@ -180,7 +179,7 @@ def _is_local(state: Path | None, url: str | None) -> bool:
         raise UsageError(
             "say which service: by its URL, or by its state directory",
             code="cli.misuse",
-            hint="either --url URL or --state FOLDER",
+            hint="either --url URL or --state DIR",
         )
     return state is not None
 
@@ -191,27 +190,15 @@ def _remote(url: str | None, token_file: str | None, ca: str | None) -> Remote:
 
 
 @contextlib.contextmanager
-def _opened(state: Path | None, key_file: Path | None) -> "Iterator[tuple[Database, SecretStore]]":
+def _secrets(state: Path | None, key_file: Path | None) -> "Iterator[tuple[Database, SecretStore]]":
     """Open the secrets of a service that has run; none is begun from here."""
     from kubenclave.services.attestation.secrets import SecretStore, load_key
     from kubenclave.services.attestation.service import DATABASE, is_simulated
-    from kubenclave.services.database import Database
 
     assert state is not None
-    path = state / DATABASE
-    if not path.is_file():
-        raise UsageError(
-            "no attestation service has run with this state directory",
-            code="cli.input",
-            field=str(path),
-            hint="kubenclave attest serve makes it",
-        )
     key = None if key_file is None else load_key(key_file)
-    database = Database(path)
-    try:
+    with opened(state, DATABASE) as database:
         yield database, SecretStore(database, _now, key=key, simulated=is_simulated(database))
-    finally:
-        database.close()
 
 
 def _policy(database: "Database", tee_type: str, version: int | None) -> bytes:

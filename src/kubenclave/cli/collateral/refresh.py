@@ -6,8 +6,7 @@ from typing import Any
 import click
 
 from kubenclave.cli import kit
-from kubenclave.cli.attest.remote import Remote, access_options
-from kubenclave.cli.collateral.service import url_option
+from kubenclave.cli.remote import Remote, access_options, url_option
 
 
 @click.command(
@@ -16,7 +15,7 @@ from kubenclave.cli.collateral.service import url_option
         "kubenclave collateral refresh --url https://collateral.example:8081 --token-file admin-token",
     ),
 )
-@url_option
+@url_option()
 @access_options
 @kit.output_option
 def command(*, url: str, ca: str | None, token_file: str | None) -> None:

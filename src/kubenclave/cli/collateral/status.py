@@ -6,8 +6,7 @@ from typing import Any, Final
 import click
 
 from kubenclave.cli import kit
-from kubenclave.cli.attest.remote import Remote, access_options
-from kubenclave.cli.collateral.service import url_option
+from kubenclave.cli.remote import Remote, access_options, url_option
 
 _COLOURS: Final = {"current": "green", "failing": "yellow", "expired": "red", "absent": "red"}
 
@@ -19,7 +18,7 @@ _COLOURS: Final = {"current": "green", "failing": "yellow", "expired": "red", "a
         "kubenclave collateral status --url http://localhost:8081 --output json | jq '.items[].state'",
     ),
 )
-@url_option
+@url_option()
 @access_options
 @kit.output_option
 def command(*, url: str, ca: str | None, token_file: str | None) -> None:

@@ -10,13 +10,13 @@ import click
 from kubenclave.cli import evidence, kit, parameters
 from kubenclave.cli.origin import Origin
 from kubenclave.cli.policy import load
+from kubenclave.cli.state import opened
 from kubenclave.errors import UsageError
 
 if TYPE_CHECKING:
     from kubenclave.services.attestation.compare import Difference
     from kubenclave.services.attestation.evidence_store import StoredEvidence
 
-DATABASE: Final = "attestation.db"  # in the state directory of an attestation service
 _OTHER_ROOT: Final = "pck.untrusted-root"
 _SHOWN: Final = 20  # pieces in text; JSON has all
 
@@ -25,7 +25,7 @@ _SHOWN: Final = 20  # pieces in text; JSON has all
     "diff",
     short_help="Show what another policy would change.",
     epilog=kit.examples(
-        "kubenclave policy diff today.azurepolicy proposed.azurepolicy --evidence /var/lib/kubenclave/attest",
+        "kubenclave policy diff today.azurepolicy proposed.azurepolicy --evidence /var/lib/kubenclave/attestation",
         "kubenclave policy diff old.toml new.toml --quote quote.bin --collateral collateral.json --at now",
         "kubenclave policy diff a.toml b.azurepolicy --evidence DIR --output json | jq .changes",
     ),
@@ -111,21 +111,10 @@ def _one(quote: str | None, collateral: str | None, pck_chain: str | None, at: d
 def _kept(state: Path, count: int) -> "list[StoredEvidence]":
     """Read what a service keeps; the service may be running. Raises UsageError where there is no such directory."""
     from kubenclave.services.attestation.evidence_store import EvidenceStore
-    from kubenclave.services.database import Database
+    from kubenclave.services.attestation.service import DATABASE
 
-    path = state / DATABASE
-    if not path.is_file():
-        raise UsageError(
-            "no attestation service keeps its state there",
-            code="cli.input",
-            field=str(path),
-            hint="give the directory of kubenclave attest serve --state",
-        )
-    database = Database(path)
-    try:
+    with opened(state, DATABASE) as database:
         return EvidenceStore(database, lambda: dt.datetime.now(dt.UTC)).latest(count=count)
-    finally:
-        database.close()
 
 
 def _text(difference: "Difference") -> str:

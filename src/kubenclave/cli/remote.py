@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How commands talk to an attestation service: its URL, a token from a file, and errors as the service gave them."""
+"""How commands talk to a service: its URL, a token from a file, and errors as the service gave them."""
 
 import ssl
 from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +30,7 @@ _CLASSES: Final[Mapping[int, type[KubenclaveError]]] = {400: UsageError, 404: Us
 
 def url_option(*, required: bool = True) -> Callable[[_Function], _Function]:
     """Give a command ``--url``."""
-    text = "Issuer URL of the service, as https://attest.example."
+    text = "The service, as https://collateral.example:8081; an attestation service by its issuer URL."
     return click.option("--url", required=required, metavar="URL", help=text)
 
 
@@ -45,14 +45,14 @@ def access_options(function: _Function) -> _Function:
 
 
 class Remote:
-    """A service at its issuer's URL. Raises UsageError ``attest.url`` for one that anybody on the way can pose as."""
+    """A service at its URL. Raises UsageError ``service.url`` for one that anybody on the way can pose as."""
 
     def __init__(self, url: str, *, token_file: str | None = None, ca: str | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
             raise UsageError(
-                "not the URL of an attestation service",
-                code="attest.url",
+                "not the URL of a service",
+                code="service.url",
                 expected="an https URL, or http on this machine",
                 found=url[:200],
             )
@@ -67,7 +67,7 @@ class Remote:
     def send(self, method: str, path: str, *, document: Any = None, parameters: Mapping[str, int] | None = None) -> Any:
         """Send a request and return the document in the answer, None where it is empty.
 
-        Raises UnreachableError ``attest.unreachable``, and what the service says with its code: PolicyError,
+        Raises UnreachableError ``service.unreachable``, and what the service says with its code: PolicyError,
         TrustError, UsageError, else PlatformError.
         """
         import httpx2
@@ -99,11 +99,11 @@ class Remote:
 
     def _unreachable(self, found: str) -> UnreachableError:
         return UnreachableError(
-            "the attestation service gives no answer that can be read",
-            code="attest.unreachable",
+            "the service gives no answer that can be read",
+            code="service.unreachable",
             field=self._url,
             found=found[:200],
-            hint="check the URL, with the path of the issuer, and --ca",
+            hint="check the URL, of an attestation service with the path of its issuer, and --ca",
         )
 
 
