@@ -78,7 +78,7 @@ class AppraisalPolicy:
         """
         try:
             put = msgspec.convert(load_json(body, "appraisal policy"), _Put)
-        except msgspec.ValidationError as error:
+        except ValueError as error:  # of msgspec, or half a surrogate pair where text should be
             raise _malformed(str(error)) from None
         return cls(_kind(put.policy), pcs.parse_fmspc(put.fmspc), put.is_default, put.policy)
 

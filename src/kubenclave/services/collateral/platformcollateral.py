@@ -39,6 +39,7 @@ _CRLS: Final = {"processorCrl": "processor", "platformCrl": "platform"}
 
 _Document = dict[str, Any] | str | None
 _Digits = Annotated[str, msgspec.Meta(max_length=260)]
+_QeId = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{1,260}\Z")]  # as platforms register with
 
 
 class _Cert(msgspec.Struct, frozen=True):
@@ -47,7 +48,7 @@ class _Cert(msgspec.Struct, frozen=True):
 
 
 class _PckCerts(msgspec.Struct, frozen=True):
-    qe_id: _Digits
+    qe_id: _QeId
     pce_id: _Digits
     certs: tuple[_Cert, ...]
 
