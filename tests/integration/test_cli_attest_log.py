@@ -245,6 +245,8 @@ def test_a_key_file_is_new_and_tight(run, tmp_path):
     [
         ("http://attest.example", "service.url"),
         ("attest.example", "service.url"),
+        ("https://[", "service.url"),
+        ("https://attest.example:x", "service.url"),
         ("http://127.0.0.1:1", "service.unreachable"),
     ],
 )

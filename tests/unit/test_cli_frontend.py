@@ -6,8 +6,9 @@ import json
 import click
 import pytest
 
-from kubenclave.cli.frontend import Address, SourceName
+from kubenclave.cli.frontend import Address
 from kubenclave.cli.main import run
+from kubenclave.cli.trust import SourceName
 from kubenclave.services.database import Database
 from kubenclave.services.web.credentials import Credentials, Role
 from tests.attestation_service import Clock

@@ -1,25 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the commands that serve over HTTP, and of where they get collateral: alike for all services."""
+"""Options of the commands that serve, about what is in front of a service: sockets, TLS, workers, credentials."""
 
 import functools
 import ipaddress
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kubenclave.cli import evidence, kit
+from kubenclave.cli import kit
 from kubenclave.errors import UsageError
 
 if TYPE_CHECKING:
-    from kubenclave.services.collateral.sources.base import Source
     from kubenclave.services.web.limits import Rate
     from kubenclave.services.web.server import Front
     from kubenclave.serving import Listening
 
-KINDS: Final = ("intel", "thim", "pccs", "dir", "simulated", "none")
 _FILE: Final = click.Path(path_type=Path)
 
 
@@ -38,23 +36,6 @@ class Address(click.ParamType[tuple[str, int]]):
         if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
             self.fail(f"{value!r} is no HOST:PORT", param, ctx)
         return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-class SourceName(click.ParamType[tuple[str, str]]):
-    """A source of collateral: ``intel``, ``thim``, ``pccs=URL``, ``dir=PATH``, ``simulated=PATH``, ``none``."""
-
-    name = "SOURCE"
-
-    def convert(
-        self, value: str | tuple[str, str], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        """Return kind and place; fails as click wants it."""
-        if isinstance(value, tuple):
-            return value
-        kind, _, place = value.partition("=")
-        if kind not in KINDS or (kind in {"pccs", "dir", "simulated"}) is not bool(place):
-            self.fail(f"{value!r} is no source: intel, thim, pccs=URL, dir=PATH, simulated=PATH or none", param, ctx)
-        return kind, place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,16 +75,19 @@ class Network:
                 hint="give --tls-cert and --tls-key; --dangerously-plain-http where something in front does TLS",
             )
 
-    @property
-    def scheme(self) -> str:
-        """What URLs of this service begin with."""
-        return "http" if self.tls_cert is None else "https"
-
     def listening(self) -> "Listening":
         """Open the socket, or take the one that was handed over. Raises PlatformError, UsageError."""
         from kubenclave.services.web.server import inherited, listen
 
         return listen(*self.address) if self.listen_fd is None else inherited(self.listen_fd)
+
+    def url(self, listening: "Listening") -> str:
+        """Return where a service is; one that listens on all addresses is reached at this machine's own."""
+        host, port = listening.getsockname()[:2]
+        if ipaddress.ip_address(host).is_unspecified:
+            host = "localhost"
+        scheme = "http" if self.tls_cert is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def front(self, listening: "Listening", bodies: "dict[str, int]", body: int) -> "Front":
         """Return what a service puts in front. Raises PlatformError for files and ports that cannot be used."""
@@ -168,50 +152,48 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+_OPTIONS: Final = (
+    click.option("--listen-fd", type=int, hidden=True, help="A socket that 'kubenclave up' has opened."),
+    click.option("--health", type=Address(), help="Serve /healthz, /readyz and /metrics here, over plain HTTP."),
+    click.option("--tls-cert", type=_FILE, metavar="FILE", help="Certificate and its chain, PEM; read when renewed."),
+    click.option("--tls-key", type=_FILE, metavar="FILE", help="Its key, PEM."),
+    click.option("--client-ca", type=_FILE, metavar="FILE", help="CA of client certificates, PEM."),
+    click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that serve."),
+    click.option(
+        "--rate",
+        type=click.FloatRange(min=0),
+        default=0,
+        show_default=True,
+        help="Requests a second of one address or credential, in each worker; 0 for any number.",
+    ),
+    click.option(
+        "--burst",
+        type=click.IntRange(min=1),
+        default=50,
+        show_default=True,
+        help="Requests at once, after a pause; with --rate.",
+    ),
+    click.option(
+        "--drain",
+        type=click.FloatRange(0, 300),
+        default=0,
+        show_default=True,
+        help="Seconds of serving on at the end, while /readyz says no.",
+    ),
+    click.option("--log-addresses", is_flag=True, help="Write addresses of clients into the log."),
+    click.option("--dangerously-plain-http", is_flag=True, help="Plain HTTP on other addresses than loopback."),
+)
+
+
 def network_options(*, port: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options that say how it serves, and hand them to it as ``network``."""
-    options = (
-        click.option(
-            "--listen",
-            "address",
-            type=Address(),
-            default=f"127.0.0.1:{port}",
-            show_default=True,
-            help="Where to serve; :PORT is all addresses, port 0 any free one.",
-        ),
-        click.option("--listen-fd", type=int, hidden=True, help="A socket that 'kubenclave up' has opened."),
-        click.option("--health", type=Address(), help="Serve /healthz, /readyz and /metrics here, over plain HTTP."),
-        click.option(
-            "--tls-cert", type=_FILE, metavar="FILE", help="Certificate and its chain, PEM; read when renewed."
-        ),
-        click.option("--tls-key", type=_FILE, metavar="FILE", help="Its key, PEM."),
-        click.option("--client-ca", type=_FILE, metavar="FILE", help="CA of client certificates, PEM."),
-        click.option(
-            "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that serve."
-        ),
-        click.option(
-            "--rate",
-            type=click.FloatRange(min=0),
-            default=0,
-            show_default=True,
-            help="Requests a second of one address or credential, in each worker; 0 for any number.",
-        ),
-        click.option(
-            "--burst",
-            type=click.IntRange(min=1),
-            default=50,
-            show_default=True,
-            help="Requests at once, after a pause; with --rate.",
-        ),
-        click.option(
-            "--drain",
-            type=click.FloatRange(0, 300),
-            default=0,
-            show_default=True,
-            help="Seconds of serving on at the end, while /readyz says no.",
-        ),
-        click.option("--log-addresses", is_flag=True, help="Write addresses of clients into the log."),
-        click.option("--dangerously-plain-http", is_flag=True, help="Plain HTTP on other addresses than loopback."),
+    listen = click.option(
+        "--listen",
+        "address",
+        type=Address(),
+        default=f"127.0.0.1:{port}",
+        show_default=True,
+        help="Where to serve; :PORT is all addresses, port 0 any free one.",
     )
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -223,117 +205,8 @@ def network_options(*, port: int) -> Callable[[Callable[..., None]], Callable[..
             network.check()
             function(network=network, **given)
 
-        for option in reversed(options):
+        for option in reversed((listen, *_OPTIONS)):
             command = option(command)
         return command
 
     return decorate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trust:
-    """Whose evidence and collateral counts: ``root`` in DER, None for Intel's; ``sources`` as given.
-
-    ``source_ca`` is the CA of sources ``pccs``, ``api_key`` holds the key for ``intel``, ``bundle_keys`` say who may
-    sign the bundles of ``dir``.
-    """
-
-    root: bytes | None
-    sources: Sequence[tuple[str, str]]
-    source_ca: Path | None = None
-    api_key: Path | None = None
-    bundle_keys: tuple[str, ...] = ()
-
-    def make(self) -> "list[Source]":
-        """Return the sources, in the order in which they are asked. Raises UsageError for a URL that is none."""
-        return [self._source(kind, place) for kind, place in self.sources if kind != "none"]
-
-    def _source(self, kind: str, place: str) -> "Source":
-        import datetime as dt
-
-        from kubenclave.services.collateral.sources.directory import DirectorySource
-        from kubenclave.services.collateral.sources.intel import IntelSource
-        from kubenclave.services.collateral.sources.pccs import PccsSource
-        from kubenclave.services.collateral.sources.simulated import SimulatedSource
-        from kubenclave.services.collateral.sources.thim import ThimSource
-
-        if kind == "simulated":
-            return SimulatedSource(Path(place), now=lambda: dt.datetime.now(dt.UTC))
-        if kind == "dir":
-            keys = [kit.read_input(each, what="public key", limit=1 << 16) for each in self.bundle_keys]
-            name = Path(place).resolve().name  # anybody may read the status: no path of this machine
-            return DirectorySource(f"dir={name}", Path(place), bundle_keys=keys)
-        if kind == "pccs":
-            return PccsSource(f"pccs={place}", url=place, ca_file=self.source_ca)
-        return ThimSource() if kind == "thim" else IntelSource(api_key_file=self.api_key)
-
-
-def trust_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say whom to trust and ask, and hand them to it as ``trust``."""
-
-    @click.option(
-        "--source",
-        "sources",
-        type=SourceName(),
-        multiple=True,
-        help="Where collateral comes from: intel, thim, pccs=URL, dir=PATH, simulated=PATH; repeatable, in order. "
-        "none: it is brought.",
-    )
-    @click.option("--source-ca", type=_FILE, metavar="FILE", help="CA of a source pccs=URL, PEM.")
-    @click.option("--api-key-file", "api_key", type=_FILE, metavar="FILE", help="Holds the subscription key for intel.")
-    @click.option(
-        "--bundle-key",
-        "bundle_keys",
-        type=evidence.FILE,
-        multiple=True,
-        metavar="FILE",
-        help="Public key of who may sign bundles in dir=PATH, PEM; repeatable.",
-    )
-    @click.option(
-        "--simulated-state",
-        type=_FILE,
-        metavar="DIR",
-        help="State of a SIMULATED platform: its root instead of Intel's, and its collateral.",
-    )
-    @evidence.root_option
-    @functools.wraps(function)
-    def command(
-        *,
-        sources: tuple[tuple[str, str], ...],
-        simulated_state: Path | None,
-        root_path: str | None,
-        source_ca: Path | None,
-        api_key: Path | None,
-        bundle_keys: tuple[str, ...],
-        **others: Any,
-    ) -> None:
-        trust = _trust(sources, simulated_state, root_path)
-        function(trust=replace(trust, source_ca=source_ca, api_key=api_key, bundle_keys=bundle_keys), **others)
-
-    return command
-
-
-def _trust(sources: Sequence[tuple[str, str]], simulated_state: Path | None, root_path: str | None) -> Trust:
-    if simulated_state is not None and root_path is not None:
-        raise UsageError("--simulated-state and --root both name a root", code="cli.misuse", hint="give one of them")
-    if simulated_state is not None:
-        from kubenclave.platform.simulated.provisioning import provisioning_of
-        from kubenclave.platform.simulated.state import PlatformState
-
-        root = provisioning_of(PlatformState.load(simulated_state), simulated_state).root_der
-        return Trust(root=root, sources=sources or [("simulated", str(simulated_state))])
-    if root_path is None:
-        return Trust(root=None, sources=sources or [("intel", "")])
-    if not sources:
-        raise UsageError(
-            "nobody was named who has collateral of this root",
-            code="cli.misuse",
-            hint="give --source dir=PATH, or --source pccs=URL; --source none where it is brought",
-        )
-    return Trust(root=evidence.load_root(root_path), sources=sources)
-
-
-def warn_simulated(*, simulated: bool) -> None:
-    """Say what nobody should overlook."""
-    if simulated:
-        kit.warn("SIMULATED root: what this service says proves nothing about hardware")

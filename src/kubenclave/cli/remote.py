@@ -44,12 +44,21 @@ def access_options(function: _Function) -> _Function:
     return function
 
 
+def is_protected(url: str) -> bool:
+    """Tell whether nobody on the way can pose as what is at a URL: https, or http on this machine."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+
+
 class Remote:
     """A service at its URL. Raises UsageError ``service.url`` for one that anybody on the way can pose as."""
 
     def __init__(self, url: str, *, token_file: str | None = None, ca: str | None = None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+        if not is_protected(url):
             raise UsageError(
                 "not the URL of a service",
                 code="service.url",

@@ -4,29 +4,21 @@
 import datetime as dt
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kubenclave.cli import kit
-from kubenclave.cli.frontend import (
-    Network,
-    Trust,
-    credentials_option,
-    network_options,
-    take_credentials,
-    trust_options,
-    warn_simulated,
-)
+from kubenclave.cli.frontend import Network, credentials_option, network_options, take_credentials
 from kubenclave.cli.parameters import Duration
+from kubenclave.cli.state import ATTESTATION, state_option
+from kubenclave.cli.trust import Trust, trust_options, warn_simulated
 from kubenclave.errors import UsageError
 
 if TYPE_CHECKING:
     from kubenclave.services.attestation.settings import Settings
     from kubenclave.services.web.server import Parts
     from kubenclave.wire.metrics import Metrics
-
-_STATE: Final = "kubenclave-attestation"
 
 
 @click.command(
@@ -38,9 +30,7 @@ _STATE: Final = "kubenclave-attestation"
         "    --issuer https://attest.example --source pccs=https://pccs.example:8081 --token-needed --workers 2",
     ),
 )
-@click.option(
-    "--state", type=click.Path(path_type=Path), default=_STATE, show_default=True, metavar="DIR", help="Databases."
-)
+@state_option(ATTESTATION, "Databases.")
 @click.option("--issuer", metavar="URL", help="Name of the service in its tokens (default: the address served).")
 @click.option(
     "--open/--token-needed",
@@ -89,8 +79,7 @@ def command(*, state: Path, issuer: str | None, network: Network, trust: Trust, 
     warn_simulated(simulated=trust.root is not None)
     own = {name: given.pop(name) for name in ("with_collateral", "credentials_path", "rotate_keys")}
     with network.listening() as listening:
-        host, port = listening.getsockname()[:2]
-        url = f"{network.scheme}://{_host(host)}:{port}"
+        url = network.url(listening)
         settings = _settings(state, issuer or _default_issuer(url, trust), trust, given)
         for relaxation in settings.relaxations:
             kit.warn(relaxation)
@@ -163,10 +152,3 @@ def _settings(state: Path, issuer: str, trust: Trust, given: dict[str, Any]) -> 
 
 def _default_issuer(url: str, trust: Trust) -> str:
     return url if trust.root is None else f"{url}/simulated"
-
-
-def _host(host: str) -> str:
-    """Return a host as URLs have it; what listens on all addresses is reached at this machine's own."""
-    if host in {"::", "0.0.0.0"}:  # noqa: S104 - compared, not listened on
-        return "localhost"
-    return f"[{host}]" if ":" in host else host

@@ -4,11 +4,11 @@
 import datetime as dt
 import json
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import click
 
 from kubenclave.cli import evidence, kit, parameters
+from kubenclave.cli.remote import is_protected
 from kubenclave.errors import FormatError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ _TIMES: Final = ("iat", "nbf", "exp")
 _FOREIGN_KEYS: Final = ("jku", "x5u", "jwk", "x5c")
 _MAX_JWKS: Final = 1 << 20
 _TIMEOUT: Final = 10.0
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @click.group(
@@ -162,8 +161,7 @@ def _fetch(url: str, ca: str | None) -> bytes:
 
     import httpx2
 
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+    if not is_protected(url):
         raise UsageError(
             "keys that anybody on the way can replace prove nothing",
             code="jwks.url",

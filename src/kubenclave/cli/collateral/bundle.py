@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubenclave.cli import evidence, kit
-from kubenclave.cli.collateral.serve import STATE
-from kubenclave.cli.frontend import Trust, trust_options
+from kubenclave.cli.state import COLLATERAL, state_option
+from kubenclave.cli.trust import Trust, trust_options
 from kubenclave.errors import KubenclaveError, PlatformError, UsageError
 
 if TYPE_CHECKING:
@@ -55,12 +55,14 @@ def _trusted_option(function: Any) -> Any:
 )
 @click.option("--fmspc", "families", multiple=True, metavar="HEX", help="A family of platforms; repeatable.")
 @click.option("--all", "every", is_flag=True, help="All families that the source lists.")
-@click.option("--state", type=evidence.FILE, metavar="DIR", help="Instead: all that a collateral service here holds.")
+@state_option(None, "Instead: all that a collateral service here holds.")
 @trust_options
 @click.option("--key", "key_path", type=evidence.FILE, required=True, metavar="FILE", help="Private key, PEM.")
 @click.option("--out", type=evidence.FILE, required=True, metavar="FILE", help="Where the bundle goes.")
 @kit.output_option
-def create(*, families: tuple[str, ...], every: bool, state: str | None, trust: Trust, key_path: str, out: str) -> None:
+def create(
+    *, families: tuple[str, ...], every: bool, state: Path | None, trust: Trust, key_path: str, out: str
+) -> None:
     """Put all collateral of some families, SGX and TDX, standard and early, into one signed file.
 
     Everything is verified before it is signed. What no source has (TDX for families without it) is left out and said.
@@ -75,7 +77,7 @@ def create(*, families: tuple[str, ...], every: bool, state: str | None, trust: 
     anchor, now = evidence.load_anchor(trust.root), dt.datetime.now(dt.UTC)
     missing: list[str] = []
     if state is not None:
-        items = [item for item in items_in(Path(state)) if item.next_update > now]
+        items = [item for item in items_in(state) if item.next_update > now]
     else:
         items, missing = asyncio.run(_fetched(trust, [pcs.parse_fmspc(each) for each in families], now))
     content = bundle.write(items, key, anchor=anchor, created=now)
@@ -111,14 +113,12 @@ def show(*, file: str, trusted: tuple[str, ...]) -> None:
 )
 @click.argument("file", type=evidence.FILE)
 @_trusted_option
-@click.option(
-    "--state", type=evidence.FILE, default=STATE, show_default=True, metavar="DIR", help="State of the service."
-)
+@state_option(COLLATERAL, "State of the service.")
 @evidence.root_option
 @click.option("--dangerously-allow-rollback", is_flag=True, help="Take older collateral than is held.")
 @kit.output_option
 def import_(
-    *, file: str, trusted: tuple[str, ...], state: str, root_path: str | None, dangerously_allow_rollback: bool
+    *, file: str, trusted: tuple[str, ...], state: Path, root_path: str | None, dangerously_allow_rollback: bool
 ) -> None:
     """Verify all of FILE (- for stdin) and store it at once, or nothing; a running service serves it from then on.
 
@@ -131,9 +131,9 @@ def import_(
 
     opened = _opened(file, trusted)
     anchor = evidence.load_anchor(None if root_path is None else evidence.load_root(root_path))
-    directory, now = Path(state), dt.datetime.now(dt.UTC)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = Database(directory / DATABASE)
+    now = dt.datetime.now(dt.UTC)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = Database(state / DATABASE)
     try:
         store = Store(database, lambda: now)
         taken = Bundles(database, store, anchor).take_in(
@@ -144,7 +144,7 @@ def import_(
     relaxations = ["dangerously_allow_rollback"] if dangerously_allow_rollback else []
     for each in relaxations:
         kit.warn(f"RELAXED  {each}")
-    document = {**_described(opened), "stored": len(taken), "state": state, "relaxations": relaxations}
+    document = {**_described(opened), "stored": len(taken), "state": str(state), "relaxations": relaxations}
     kit.emit(document, f"{len(taken)} items stored in {state}\n{_text(opened)}")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubenclave.cli import evidence, kit
-from kubenclave.cli.frontend import Trust, trust_options
+from kubenclave.cli.trust import Trust, trust_options
 from kubenclave.errors import UsageError
 
 if TYPE_CHECKING:

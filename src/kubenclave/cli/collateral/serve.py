@@ -8,18 +8,11 @@ from typing import Final
 import click
 
 from kubenclave.cli import evidence, kit
-from kubenclave.cli.frontend import (
-    Network,
-    Trust,
-    credentials_option,
-    network_options,
-    take_credentials,
-    trust_options,
-    warn_simulated,
-)
+from kubenclave.cli.frontend import Network, credentials_option, network_options, take_credentials
 from kubenclave.cli.parameters import Duration
+from kubenclave.cli.state import COLLATERAL, state_option
+from kubenclave.cli.trust import Trust, trust_options, warn_simulated
 
-STATE: Final = "kubenclave-collateral"
 _BODY: Final = 256 << 10  # of requests other than those that bring collateral
 
 
@@ -32,9 +25,7 @@ _BODY: Final = 256 << 10  # of requests other than those that bring collateral
         "kubenclave collateral serve --source none                        bundles are brought to it",
     ),
 )
-@click.option(
-    "--state", type=click.Path(path_type=Path), default=STATE, show_default=True, metavar="DIR", help="Database."
-)
+@state_option(COLLATERAL, "Database.")
 @trust_options
 @network_options(port=8081)
 @credentials_option
@@ -72,8 +63,7 @@ def command(
         kit.warn(f"RELAXED  dangerously_serve_expired: for {grace} after its end")
     options = CollateralOptions(sources=trust.make, cache=CacheSettings(dangerously_serve_expired=grace))
     with network.listening() as listening:
-        host, port = listening.getsockname()[:2]
-        url = f"{network.scheme}://{f'[{host}]' if ':' in host else host}:{port}/sgx/certification/v4/"
+        url = f"{network.url(listening)}/sgx/certification/v4/"
         front = network.front(listening, dict(MAX_BODIES), _BODY)
         take_credentials(credentials_path, state / DATABASE)
 
