@@ -18,7 +18,7 @@ from typing import Any
 import jwt
 import pytest
 
-from kubenclave.dcap.token.azure import RESERVED, azure_claims
+from kubenclave.dcap.token.azure import CLAIMS, azure_claims
 from kubenclave.dcap.token.common import service_claims
 from kubenclave.services.attestation.keys import Algorithm, KeyRing, KeySettings
 from kubenclave.services.database import Database
@@ -148,7 +148,7 @@ def test_every_claim_is_listed():
     prose = re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
     listed = set(re.findall(r"`([^`]+)`", prose))
     said = service_claims(judgement(), None)["kubenclave"]
-    wanted = {*azure_claims(judgement()), *RESERVED, *said} - {"sub", "aud", "cnf", "collateral"}
+    wanted = {*azure_claims(judgement()), *CLAIMS, *said} - {"collateral"}
     wanted |= {name for name in azure_claims(tdx()) if not name.startswith(("tdx_rtmr", "tdx_td_attributes_"))}
     wanted |= {f"collateral.{name}" for name in said["collateral"]}
     assert wanted <= listed, sorted(wanted - listed)

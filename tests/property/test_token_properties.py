@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenclave.dcap.judgement import DataType, Freshness, HeldData, Judgement
-from kubenclave.dcap.token.azure import RESERVED, azure_claims
+from kubenclave.dcap.token.azure import CLAIMS, azure_claims
 from kubenclave.dcap.token.compact import CompactToken
 from kubenclave.dcap.token.ear import Dialect, ear_claims
 from kubenclave.errors import FormatError
@@ -27,7 +27,7 @@ JSON = st.recursive(
 )
 # No policy may be named like a claim of the other spelling here: what a policy issues is its own.
 ISSUED = st.dictionaries(
-    st.sampled_from(sorted(RESERVED)) | st.from_regex("[a-z-]{1,12}", fullmatch=True), JSON, max_size=5
+    st.sampled_from(sorted(CLAIMS)) | st.from_regex("[a-z-]{1,12}", fullmatch=True), JSON, max_size=5
 )
 HELD = st.none() | st.builds(HeldData, st.binary(max_size=40), st.just(DataType.BINARY))
 JUDGEMENTS = st.builds(

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from kubenclave.cli.frontend import Trust
+from kubenclave.cli.trust import Trust
 from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.dcap.pckext import PckCa

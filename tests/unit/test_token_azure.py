@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from kubenclave.dcap.judgement import DataType, Freshness, HeldData
-from kubenclave.dcap.token.azure import RESERVED, azure_claims, collateral_hashes
+from kubenclave.dcap.token.azure import CLAIMS, azure_claims, collateral_hashes
 from kubenclave.errors import FormatError
 from kubenclave.sgx.attributes import AttributeFlags, Attributes
 from tests import evidence
@@ -164,7 +164,7 @@ def test_what_the_policy_issued_stands_at_the_top_and_in_one_place():
     assert claims["x-ms-policy"] == issued
 
 
-@pytest.mark.parametrize("name", [*sorted(RESERVED), "tdx_mrtd", "tdx_anything"])
+@pytest.mark.parametrize("name", [*sorted(CLAIMS), "sub", "aud", "cnf", "tdx_mrtd", "tdx_anything"])
 def test_a_policy_cannot_speak_for_the_service(name):
     plain = azure_claims(judgement())
     claims = azure_claims(judgement(issued={name: "forged"}))

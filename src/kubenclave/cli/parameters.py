@@ -11,6 +11,7 @@ from kubenclave.errors import FormatError
 from kubenclave.sgx.epc import PAGE_SIZE, Quantity
 from kubenclave.sgx.report import REPORT_DATA_SIZE
 
+PORT: Final = click.IntRange(1, 65535)
 _UNITS: Final = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _DURATION: Final = re.compile(r"([0-9]{1,5})([dhms])")
 _SECONDS: Final = re.compile(r"[0-9]{1,11}")

@@ -88,12 +88,12 @@ def trust_options(function: Callable[..., None]) -> Callable[..., None]:
     @click.option("--source-ca", type=_FILE, metavar="FILE", help="CA of a source pccs=URL, PEM.")
     @click.option("--api-key-file", "api_key", type=_FILE, metavar="FILE", help="Holds the subscription key for intel.")
     @click.option(
-        "--bundle-key",
+        "--trusted-key",
         "bundle_keys",
         type=evidence.FILE,
         multiple=True,
         metavar="FILE",
-        help="Public key of who may sign bundles in dir=PATH, PEM; repeatable.",
+        help="Who may sign bundles in dir=PATH: PEM; repeatable.",
     )
     @click.option(
         "--simulated-state",

@@ -12,6 +12,7 @@ COMMANDS: Final = {
     "serve": "Run the attestation service, alone or with the collateral service.",
     "credential": "Say who may do what.",
     "token": "Read and check tokens.",
+    "policy": "Show, set and reset the policies of a service.",
     "log": "Check receipts, and watch that the log of verdicts only grows.",
     "secret": "Keep secrets for enclaves, and get them from within one.",
     "keys": "Show, rotate, import and revoke the service's signing keys.",

@@ -71,7 +71,7 @@ def decode(file: str) -> None:
 @click.option("--jwks", metavar="FILE|URL", help="Key set; by default that of the issuer, fetched from below its URL.")
 @click.option("--ca", type=evidence.FILE, metavar="FILE", help="CA in PEM that the issuer's TLS certificate is from.")
 @click.option("--audience", metavar="TEXT", help="Whom it has to be for; without it a token must be for nobody.")
-@click.option("--max-age", type=parameters.Duration(), metavar="TIME", help="Refuse tokens issued longer ago: 5m.")
+@click.option("--max-age", type=parameters.Duration(), metavar="DURATION", help="Refuse tokens issued longer ago.")
 @click.option("--require-fresh", is_flag=True, help="Refuse evidence that may be a recording.")
 @evidence.at_option(now_by_default=True)
 @click.option(

@@ -5,6 +5,7 @@ import click
 
 from kubenclave.cli import kit
 from kubenclave.cli.connection import connection_options, run_daemon
+from kubenclave.cli.parameters import PORT
 
 
 @click.command(
@@ -16,7 +17,7 @@ from kubenclave.cli.connection import connection_options, run_daemon
 )
 @click.option(
     "--port",
-    type=click.IntRange(1, 65535),
+    type=PORT,
     default=9445,
     show_default=True,
     help="HTTP: /healthz, /readyz, /metrics.",

@@ -7,6 +7,7 @@ import click
 
 from kubenclave.cli import kit
 from kubenclave.cli.connection import connection_options, run_daemon
+from kubenclave.cli.parameters import PORT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
         "kubenclave cluster issuer --namespace kubenclave --account kubenclave-simulator",
     ),
 )
-@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="HTTP, health as well.")
+@click.option("--port", type=PORT, default=8080, show_default=True, help="HTTP, health as well.")
 @click.option(
     "--namespace", metavar="NAME", help="Where Secret, ConfigMap and simulators are; this pod's when left out."
 )

@@ -9,7 +9,7 @@ import click
 from kubenclave.cli import kit
 from kubenclave.cli.cluster.options import site_options
 from kubenclave.cli.connection import connection_options, run_daemon
-from kubenclave.cli.parameters import Duration
+from kubenclave.cli.parameters import PORT, Duration
 from kubenclave.cluster.admission import Site
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     "webhook",
     epilog=kit.examples("kubenclave cluster webhook --namespace kubenclave --allow attestation/quote-server"),
 )
-@click.option("--port", type=click.IntRange(1, 65535), default=9443, show_default=True, help="HTTPS, /mutate.")
+@click.option("--port", type=PORT, default=9443, show_default=True, help="HTTPS, /mutate.")
 @click.option(
     "--health-port",
-    type=click.IntRange(1, 65535),
+    type=PORT,
     default=9444,
     show_default=True,
     help="HTTP: /healthz, /readyz, /metrics.",

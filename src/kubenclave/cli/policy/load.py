@@ -29,9 +29,14 @@ def format_option(function: _Function) -> _Function:
     )(function)
 
 
+def form_of(path: str, form: str | None) -> str:
+    """Return the language of a policy: what ``--format`` says, else what the file is called."""
+    return form or (AZURE if path.endswith(_AZURE_ENDINGS) else KUBENCLAVE)
+
+
 def load(path: str, form: str | None) -> "Policy | AzurePolicy":
     """Read a policy. Raises UsageError for a file, FormatError for its content."""
-    if form != AZURE and (form is not None or not path.endswith(_AZURE_ENDINGS)):
+    if form_of(path, form) != AZURE:
         return evidence.load_policy(path)
     from kubenclave.dcap.azurepolicy import parse
 

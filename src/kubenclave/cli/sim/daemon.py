@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kubenclave.cli import kit
+from kubenclave.cli.parameters import PORT
 from kubenclave.cli.sim.options import EpcSizes, state_directory, state_option
 from kubenclave.errors import UsageError
 from kubenclave.sgx.epc import amount
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 )
 @click.option("--issuer", metavar="URL", help="Get certificates from here ('cluster issuer') in place of an own root.")
 @click.option("--issuer-token-file", type=click.Path(), metavar="FILE", help="The token that says which node asks.")
-@click.option("--health-port", type=click.IntRange(1, 65535), metavar="N", help="Serve /healthz and /readyz here.")
+@click.option("--health-port", type=PORT, metavar="N", help="Serve /healthz and /readyz here.")
 @kit.output_option
 def command(
     *,

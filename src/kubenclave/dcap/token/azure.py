@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
 
+from kubenclave.dcap.azurepolicy import is_reserved
 from kubenclave.dcap.collateral import Collateral, load_json
 from kubenclave.dcap.judgement import DataType, HeldData, Judgement
 from kubenclave.dcap.token.common import NAMESPACE, LogReceipt, service_claims
@@ -25,9 +26,8 @@ TDX: Final = "tdxvm"
 VERSION: Final = "1.0"
 TDX_PROFILE: Final = "https://aka.ms/maa-eat-profile-tdxvm"
 
-# A policy may issue what it likes under any other name; these mean the same in every token, whoever wrote the policy.
-RESERVED: Final = frozenset(
-    {"iss", "sub", "aud", "iat", "nbf", "exp", "jti", "cnf", "nonce", "rp_data", "ver", NAMESPACE}
+CLAIMS: Final = frozenset(
+    {"iss", "iat", "nbf", "exp", "jti", "nonce", "rp_data", "ver", NAMESPACE}
     | {"x-ms-ver", "x-ms-attestation-type", "x-ms-policy", "x-ms-policy-hash", "x-ms-policy-signer"}
     | {"policy_hash", "maa-policyHash", "policy_signer", "x-ms-runtime", "x-ms-inittime"}
     | {"x-ms-sgx-is-debuggable", "x-ms-sgx-mrenclave", "x-ms-sgx-mrsigner", "x-ms-sgx-product-id", "x-ms-sgx-svn"}
@@ -36,15 +36,16 @@ RESERVED: Final = frozenset(
     | {"x-ms-sgx-isv-extended-product-id", "x-ms-sgx-isv-family-id"}
     | {"eat_profile", "attester_tcb_status", "dbgstat", "intuse"}
 )
+"""What a token may say of its own, but for what begins with ``tdx_``; a policy says nothing under these names."""
 
 
 def azure_claims(judgement: Judgement, *, log: LogReceipt | None = None) -> dict[str, Any]:
     """Return all claims but the issuer's own (``iss``, ``iat``, ``nbf``, ``exp``, ``jti``).
 
-    What a policy issued stands at the top under its own name, unless that name is ``RESERVED`` or begins with ``tdx_``,
-    and all of it in ``x-ms-policy``. Raises FormatError when held data that is said to be JSON is none.
+    What a policy issued stands at the top under its own name, unless that name is reserved, and all of it in
+    ``x-ms-policy``. Raises FormatError when held data that is said to be JSON is none.
     """
-    issued = {name: value for name, value in judgement.issued.items() if not _is_reserved(name)}
+    issued = {name: value for name, value in judgement.issued.items() if not is_reserved(name)}
     policy = {"x-ms-policy": dict(judgement.issued)} if judgement.issued else {}
     return {
         **issued,
@@ -64,10 +65,6 @@ def evidence_claims(verdict: QuoteVerdict) -> dict[str, Any]:
     """Return what the quote itself says, under Azure's names: also the incoming claims of an Azure policy."""
     body = verdict.quote.body
     return _sgx_claims(body) if isinstance(body, ReportBody) else _tdx_claims(body, verdict.tcb_status.value)
-
-
-def _is_reserved(name: str) -> bool:
-    return name in RESERVED or name.startswith("tdx_")
 
 
 def _sgx_claims(body: ReportBody) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kubenclave.dcap.judgement import DataType, HeldData
-from kubenclave.dcap.token.azure import RESERVED
+from kubenclave.dcap.token.azure import CLAIMS
 from kubenclave.errors import FormatError, TrustError, UsageError
 from kubenclave.services.attestation.azure_baselines import baselines
 from kubenclave.services.attestation.azure_certificates import PolicyCertificates
@@ -29,7 +29,6 @@ from kubenclave.wire import maa
 
 _ROOTS: Final = ("/attest", "/policies", "/certificates", "/tcbbaselines", "/certs")
 _KEYS_LIVE: Final = "max-age=300"  # how long clients may keep the key set
-_NOT_ISSUED: Final = frozenset({"sub", "aud", "cnf"})  # reserved, yet in no token of ours
 
 
 def azure_routes(service: AttestationService) -> list[Route]:
@@ -83,8 +82,7 @@ class Attestation:
 
     async def configuration(self, _request: Request) -> Response:
         """``GET /.well-known/openid-configuration``."""
-        claims = sorted(RESERVED - _NOT_ISSUED)
-        document = maa.openid_configuration(self._service.settings.issuer, claims)
+        document = maa.openid_configuration(self._service.settings.issuer, sorted(CLAIMS))
         return json_response(document, headers={"Cache-Control": _KEYS_LIVE})
 
     async def revoke(self, _request: Request) -> Response:
