@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens and client certificates of a service: shown once, kept hashed, refused once revoked or ended."""
 
+import asyncio
 import datetime as dt
 import json
 
@@ -10,11 +11,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from starlette.requests import Request
 
-from kubenclave.errors import FormatError, TrustError, UsageError
+from kubenclave.errors import FormatError, KubenclaveError, TrustError, UsageError
 from kubenclave.services.database import Database
 from kubenclave.services.web import credentials as module
 from kubenclave.services.web.credentials import CredentialKind, Credentials, Role, adopt_file, new_token
+from kubenclave.services.web.guard import Guard
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
@@ -197,3 +200,37 @@ def test_a_file_that_is_no_list_of_credentials(credentials, content, code):
     with pytest.raises(FormatError) as caught:
         adopt_file(credentials, content)
     assert caught.value.code == code
+
+
+def test_who_knows_an_id_cannot_take_the_processor_with_wrong_secrets(credentials, monkeypatch):
+    """Each wrong secret costs one scrypt, 50 ms: 12 a second made everybody else wait for seconds."""
+    eve, other = (credentials.create(name, [Role.ATTEST]) for name in ("eve", "other"))
+    known = credentials.create("known", [Role.ATTEST])
+    assert credentials.check(Role.ATTEST, known)
+    monkeypatch.setattr(module, "_scrypt", lambda *_: bytes(32))
+    outcomes = []
+    for number in range(20):
+        with pytest.raises(KubenclaveError) as caught:
+            credentials.check(Role.ATTEST, f"{eve[:-2]}{number:02d}")
+        outcomes.append(caught.value.code)
+    assert outcomes[:10] == ["credentials.unknown"] * 10
+    assert set(outcomes[12:]) == {"limits.rate"}
+    monkeypatch.undo()
+    assert credentials.check(Role.ATTEST, known), "what was good before goes on"
+    assert credentials.check(Role.ATTEST, other), "and other ids are not concerned"
+
+
+def test_many_who_come_with_one_token_at_once_cost_one_check(credentials, monkeypatch):
+    """Else a service that has just started would refuse most of a crowd of clients that share a token."""
+    token = credentials.create("crowd", [Role.ATTEST])
+    calls, scrypt = [], module._scrypt
+    monkeypatch.setattr(module, "_scrypt", lambda *given: calls.append(given) or scrypt(*given))
+    guard = Guard(credentials)
+
+    async def crowd():
+        headers = [(b"authorization", f"Bearer {token}".encode())]
+        requests = [Request({"type": "http", "headers": headers}) for _ in range(50)]
+        return await asyncio.gather(*(guard.require(each, Role.ATTEST) for each in requests))
+
+    assert {each.name for each in asyncio.run(crowd())} == {"crowd"}
+    assert len(calls) == 1

@@ -2,7 +2,8 @@
 """Who may do what: tokens and client certificates, each with roles, in the database of a service.
 
 A token is ``kubenclave_<id>_<secret>``: 8 bytes of id in hex, 32 random bytes of secret in base64url. The id finds the
-row, so that a check costs one scrypt however many tokens there are; the secret is kept only as scrypt's output. A
+row, so that a check costs one scrypt however many tokens there are; the secret is kept only as scrypt's output. Who
+knows an id and sends secrets that are wrong gets few of those a second, else they could take the processor. A
 client certificate is known by the SHA-256 of its public key (SubjectPublicKeyInfo): renewed with the same key it stays
 known.
 
@@ -16,6 +17,7 @@ import hmac
 import re
 import secrets
 import sqlite3
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from kubenclave.errors import FormatError, TrustError, UsageError
 from kubenclave.services.database import Database
+from kubenclave.services.web.limits import Buckets, Rate
 
 MIGRATIONS: Final = (
     """CREATE TABLE credentials (
@@ -44,6 +47,7 @@ MIGRATIONS: Final = (
 _TOKEN: Final = re.compile(r"kubenclave_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 _SCRYPT: Final = {"n": 1 << 14, "r": 8, "p": 1, "maxmem": 32 << 20, "dklen": 32}  # 16 MiB, some 50 ms
+_TRIES: Final = Rate(per_second=1.0, burst=10)  # of one id, for secrets that were not good before
 _REMEMBERED: Final = 1024  # tokens that were good, by keyed digest: the next check needs no scrypt
 
 
@@ -99,6 +103,7 @@ class Credentials:
         self._database: Final = database
         self._now: Final = now
         self._key: Final = secrets.token_bytes(32)
+        self._tries: Final = Buckets(_TRIES, time.monotonic)
         self._good: Final[OrderedDict[bytes, bytes]] = OrderedDict()  # keyed digest of a token: digest of its row
 
     def create(self, name: str, roles: Iterable[Role], *, expires: dt.datetime | None = None) -> str:
@@ -157,7 +162,7 @@ class Credentials:
         """Return whose token this is, if it allows ``role``.
 
         Raises TrustError ``credentials.missing`` or ``credentials.unknown`` (HTTP 401; what is malformed, revoked,
-        wrong and expired is not told apart for whoever asks), ``credentials.role`` (HTTP 403).
+        wrong and expired is not told apart for whoever asks), ``credentials.role`` (HTTP 403), and TooFastError.
         """
         if not presented:
             raise TrustError(
@@ -193,6 +198,7 @@ class Credentials:
         remembered = hmac.digest(self._key, presented.encode(), "sha256")
         if (known := self._good.get(remembered)) is not None and hmac.compare_digest(known, row["digest"]):
             return True
+        self._tries.take(row["id"])
         if not hmac.compare_digest(_scrypt(secret, row["salt"]), row["digest"]):
             return False
         self._good[remembered] = row["digest"]

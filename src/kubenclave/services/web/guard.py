@@ -30,6 +30,7 @@ class Guard:
         self._credentials: Final = credentials
         self._anybody: Final = frozenset(anybody)
         self._buckets: Final = buckets
+        self._under_way: Final[dict[tuple[Role, str], asyncio.Task[Principal]]] = {}
 
     async def require(self, request: Request, role: Role) -> Principal:
         """Return who asks. Raises TrustError ``credentials.*`` and, when they ask too often, TooFastError.
@@ -39,7 +40,7 @@ class Guard:
         presented = presented_token(request, role)
         certificate: bytes | None = request.scope.get("state", {}).get(CERTIFICATE)
         if presented is not None:
-            found = await asyncio.to_thread(self._credentials.check, role, presented)
+            found = await self._checked(role, presented)
         elif role in self._anybody:
             return ANYBODY
         elif certificate is not None:
@@ -50,6 +51,22 @@ class Guard:
         if self._buckets is not None:
             self._buckets.take(found.name)
         return found
+
+    async def _checked(self, role: Role, token: str) -> Principal:
+        """Check a token in a thread; many who come with the same at once cost no more than one."""
+        key = (role, token)
+        task = self._under_way.get(key)
+        if task is None:
+            task = asyncio.create_task(asyncio.to_thread(self._credentials.check, role, token), name="check a token")
+            self._under_way[key] = task
+            task.add_done_callback(lambda done: self._forget(key, done))
+        return await asyncio.shield(task)
+
+    def _forget(self, key: tuple[Role, str], task: "asyncio.Task[Principal]") -> None:
+        """Take a check that has ended off the list; its failure counts as seen, whoever waited may have gone."""
+        self._under_way.pop(key, None)
+        if not task.cancelled():
+            task.exception()
 
 
 def presented_token(request: Request, role: Role) -> str | None:
