@@ -117,7 +117,7 @@ def _expecting(version: int | None) -> dict[str, int]:
 
 
 def _rows(policies: list[dict[str, Any]]) -> str:
-    rows = [("FOR", "VERSION", "FORMAT", "NAME", "SINCE", "BY", "DIGEST")]
+    rows: list[tuple[str, ...]] = [("FOR", "VERSION", "FORMAT", "NAME", "SINCE", "BY", "DIGEST")]
     rows += [
         tuple(
             kit.printable(str(each[name] if each[name] is not None else "-"))

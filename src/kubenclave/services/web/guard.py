@@ -35,12 +35,18 @@ class Guard:
     async def require(self, request: Request, role: Role) -> Principal:
         """Return who asks. Raises TrustError ``credentials.*`` and, when they ask too often, TooFastError.
 
-        A client certificate counts where no token is presented. A wrong token is refused also where none is needed.
+        A client certificate counts where no token is presented. A wrong token is refused also where none is needed;
+        one of another role says there no less than none.
         """
         presented = presented_token(request, role)
         certificate: bytes | None = request.scope.get("state", {}).get(CERTIFICATE)
         if presented is not None:
-            found = await self._checked(role, presented)
+            try:
+                found = await self._checked(role, presented)
+            except TrustError as error:
+                if error.code != "credentials.role" or role not in self._anybody:
+                    raise
+                return ANYBODY
         elif role in self._anybody:
             return ANYBODY
         elif certificate is not None:
