@@ -15,6 +15,7 @@ from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.attestation.settings import Settings
 from kubenclave.services.collateral.items import ROOT_CRL, Item, ItemKey, Kind, Tee
 from kubenclave.services.collateral.sources.base import SourceError, unknown
+from kubenclave.sgx.quote import TeeType
 from tests import evidence as by_hand
 from tests import simulated_platform
 from tests.attestation_service import Clock, attestation, base64url, run
@@ -35,6 +36,9 @@ class Asked:
             raise self.collateral_
         return self.collateral_
 
+    async def generations(self, tee):
+        raise NotImplementedError
+
 
 def judged(attestation, given, policy=None):
     return run(attestation.service.judge.judge(given, policy))
@@ -43,7 +47,7 @@ def judged(attestation, given, policy=None):
 def test_collateral_is_asked_for_by_what_the_certificate_says(attestation):
     provider = attestation.service.judge.provider = Asked(attestation.platform.collateral())
     judgement = judged(attestation, Evidence(quote=attestation.quote()))
-    assert provider.asked == [(Tee.SGX, FMSPC.hex(), PckCa.PLATFORM.value)]
+    assert provider.asked == [(TeeType.SGX, FMSPC.hex(), PckCa.PLATFORM.value)]
     assert judgement.freshness is Freshness.NONE
     assert judgement.policy is None
     assert judgement.at == attestation.clock.time

@@ -31,6 +31,7 @@ from kubenclave.services.collateral.sources.base import UnknownError
 from kubenclave.services.web.credentials import Role
 from kubenclave.services.web.limits import Bounds, Limits, Rate
 from kubenclave.sgx.attributes import AttributeFlags, Attributes
+from kubenclave.sgx.quote import TeeType
 from kubenclave.wire import maa
 from tests import collateral_items, evidence, simulated_platform
 from tests.attestation_service import ISSUER, Bench, Clock, base64url, bench, claims
@@ -352,7 +353,7 @@ def test_tcb_baselines_of_a_cache():
     async def get(key: ItemKey) -> Item:
         return items[key]
 
-    (found,) = asyncio.run(baselines(CachedCollateral(get), "SgxEnclave"))
+    (found,) = baselines(asyncio.run(CachedCollateral(get).generations(TeeType.SGX)))
     assert (found["tcbIdentifier"], found["tcbEvaluationDataNumber"], found["isSelectedTcb"]) == (
         "azuredefault",
         17,
@@ -365,18 +366,8 @@ def test_tcb_baselines_of_a_cache():
             raise UnknownError("no such list", code="collateral.unknown")
         return items[key]
 
-    (found,) = asyncio.run(baselines(CachedCollateral(get_without_list), "TdxVm"))
+    (found,) = baselines(asyncio.run(CachedCollateral(get_without_list).generations(TeeType.TDX)))
     assert found == {"tcbIdentifier": "azuredefault", "tcbEvaluationDataNumber": 17, "isSelectedTcb": True}
-
-
-def test_tcb_baselines_of_a_provider_that_knows_none():
-    class Other:
-        async def collateral(self, *_arguments: object) -> Collateral:
-            raise NotImplementedError
-
-    with pytest.raises(PlatformError) as caught:
-        asyncio.run(baselines(Other(), "SgxEnclave"))
-    assert caught.value.code == "maa.no-baselines"
 
 
 def test_drafts_are_refused_before_anything_is_judged(service: Bench):

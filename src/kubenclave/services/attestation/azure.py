@@ -98,7 +98,8 @@ class Attestation:
         check_version(request)
         kind = maa.check_type(request.path_params["type"])
         await self._admit(request)
-        return json_response({"tcbBaselines": await baselines(self._service.judge.provider, kind)})
+        generations = await self._service.judge.provider.generations(_tee_of(kind))
+        return json_response({"tcbBaselines": baselines(generations)})
 
     def _draft(self, given: str, kind: str) -> StoredPolicy:
         """Return the policy of a request's own, where the operator lets requests bring one."""
@@ -123,7 +124,7 @@ class Attestation:
 def check_tee(quote: bytes, kind: str) -> None:
     """Refuse a quote of another TEE than the path says. Raises FormatError."""
     tee = QuoteHeader.parse(quote).tee_type
-    wanted = TeeType.TDX if kind == "TdxVm" else TeeType.SGX
+    wanted = _tee_of(kind)
     if tee is not wanted:
         raise FormatError(
             f"the quote is not for /attest/{kind}",
@@ -133,6 +134,10 @@ def check_tee(quote: bytes, kind: str) -> None:
             found=f"one of {tee.name}",
             hint="/attest/TdxVm is for quotes of TDX, /attest/SgxEnclave for those of SGX",
         )
+
+
+def _tee_of(kind: str) -> TeeType:
+    return TeeType.TDX if kind == "TdxVm" else TeeType.SGX
 
 
 def _held(supplied: maa.SuppliedData | None) -> HeldData | None:

@@ -13,7 +13,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final
 
 from kubenclave.dcap.azurepolicy import AzurePolicy
 from kubenclave.dcap.azurepolicy.appraise import appraise
@@ -29,10 +28,6 @@ from kubenclave.services.attestation.evidence import Evidence
 from kubenclave.services.attestation.policies import StoredPolicy
 from kubenclave.services.attestation.provider import CollateralProvider
 from kubenclave.services.attestation.settings import Settings
-from kubenclave.services.collateral.items import Tee
-from kubenclave.sgx.quote import TeeType
-
-TEES: Final = {TeeType.SGX: Tee.SGX, TeeType.TDX: Tee.TDX}
 
 
 @dataclass(slots=True)
@@ -100,7 +95,7 @@ class Judge:
             )
         fmspc, ca = self._platform(pem)
         try:
-            return await self.provider.collateral(TEES[quote.header.tee_type], fmspc, ca)
+            return await self.provider.collateral(quote.header.tee_type, fmspc, ca)
         except (TrustError, FormatError, UnreachableError) as error:
             if error.http_status == HTTPStatus.SERVICE_UNAVAILABLE:
                 raise
