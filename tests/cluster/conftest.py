@@ -63,7 +63,7 @@ def _tidied(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Name what failed once more at the very end: before that are thousands of lines of logs."""
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    reporter = config.pluginmanager.get_plugin("terminalreporter") if enclose.folder() else None
     for report in [*reporter.stats.get("failed", []), *reporter.stats.get("error", [])] if reporter else []:
         crash = getattr(report.longrepr, "reprcrash", None)
         say(f"failed: {report.nodeid}: {crash.message.splitlines()[0][:300] if crash else 'see above'}")

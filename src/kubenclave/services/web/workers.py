@@ -79,8 +79,9 @@ class Workers:
 
     def _replace(self, mask: "set[signal.Signals] | Iterable[int]") -> None:
         """Start new workers for those that have ended."""
-        for process, status in list(_ended()):
-            number, since = self._running.pop(process)
+        # All are taken off first: the number of a process that was waited for may be another program's by now.
+        ended = [(process, status, *self._running.pop(process)) for process, status in _ended()]
+        for process, status, number, since in ended:
             code = os.waitstatus_to_exitcode(status)
             _log.error("worker.ended", worker=number, pid=process, exit_code=code)
             lived = time.monotonic() - since
