@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import structlog
 
-from benchmarks import aesm, allocate, daemons, startup, verification
+from benchmarks import aesm, allocate, daemons, services, startup, verification
 from benchmarks.figures import Figure, table
 from benchmarks.timing import Effort
 from kubenclave import __version__
@@ -27,6 +27,7 @@ BENCHMARKS: Final[dict[str, Measure]] = {
     "allocate": allocate.measure,
     "daemons": daemons.measure,
     "startup": startup.measure,
+    "services": services.measure,
 }
 MARKS: Final = "figures"
 

@@ -54,3 +54,14 @@ def test_a_document_without_marks_is_left_alone(tmp_path):
     assert done.returncode != 0
     assert "has no marks" in done.stderr
     assert document.read_text(encoding="utf-8") == "no marks"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_services_are_measured_beside_their_peer(tmp_path):
+    done = benchmarks("--quick", "services", "--json", str(tmp_path / "figures.json"))
+    assert done.returncode == 0, done.stderr
+    read = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["figures"]
+    assert all(figure["best"] > 0 for figure in read)
+    assert {figure["peer"]["name"] for figure in read if figure["peer"]} == {"dcap-qvl in starlette"}
+    assert {"attest, Azure RS256, 64 clients", "collateral, pckcrl, 16 clients"} <= {figure["name"] for figure in read}
