@@ -340,6 +340,15 @@ def test_the_status_tells_age_and_reason_of_every_item(served: Bench):
     assert status["queue"] == {"new": 0, "not-available": 0}
 
 
+def test_names_that_are_made_up_do_not_fill_the_status(served: Bench):
+    served.get(f"{SGX4}/tcb?fmspc={FMSPC}")
+    for number in range(150):
+        assert served.get(f"{SGX4}/tcb?fmspc={number:012x}").status_code == 404
+    items = served.get("/v1/collateral/status").json()["items"]
+    assert [each["state"] for each in items].count("absent") == 100
+    assert f"sgx:tcb-info:{FMSPC_TEXT}:standard" in {each["item"] for each in items}
+
+
 @pytest.mark.parametrize("path", ["/nothing", f"{SGX4}/nothing", f"{TDX4}/qve/identity", f"{TDX4}/rootcacrl"])
 def test_there_is_nothing_else(served: Bench, path: str):
     assert served.get(path).status_code == 404

@@ -13,11 +13,13 @@ import pytest
 
 from kubenclave.errors import KubenclaveError, TrustError, UsageError
 from kubenclave.platform.simulated.tcb import FMSPC
+from kubenclave.services.collateral import cache as module
 from kubenclave.services.collateral.assemble import collateral_for, needs_of
 from kubenclave.services.collateral.cache import CollateralCache, StaleError
 from kubenclave.services.collateral.items import EARLY, ROOT_CRL, STANDARD, ItemKey, Kind, Tee
 from kubenclave.services.collateral.sources.base import SourceError, UnknownError
 from kubenclave.services.collateral.store import Store
+from kubenclave.services.web.limits import Rate, TooFastError
 from tests import evidence
 from tests.asynchronous import in_a_loop
 from tests.collateral_world import DAY, NOW, Clock, WorldSource, cache_of, item, stored
@@ -91,6 +93,27 @@ async def test_that_there_is_no_such_thing_is_remembered_for_a_while(store: Stor
     assert source.asked.count(key) == 2
     with pytest.raises(UsageError):
         await cache.get(ItemKey(Kind.TCB_INFO, "../x", update=STANDARD))
+    await cache.close()
+
+
+@in_a_loop
+async def test_fmspcs_that_are_made_up_do_not_become_a_flood_for_the_sources(
+    store: Store, source: WorldSource, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    """Anybody may ask for any FMSPC, and Intel shuts out who asks too often: then nothing could be renewed."""
+    monkeypatch.setattr(module, "_NEW_NAMES", Rate(per_second=0.001, burst=10))
+    cache = cache_of(store, source, clock=clock)
+    await cache.get(TCB_INFO)
+    made_up = [ItemKey.tcb_info(Tee.SGX, f"{number:012x}") for number in range(40)]
+    failures = [await failure(cache, key) for key in made_up]
+    assert sum(isinstance(each, UnknownError) for each in failures) == 9
+    assert sum(isinstance(each, TooFastError) for each in failures) == 31
+    assert len([key for key in source.asked if key in made_up]) == 9
+    assert len(store.status()) < 20, "what was not asked for leaves no trace"
+    assert (await cache.get(TCB_INFO)).key == TCB_INFO
+    assert isinstance(await failure(cache, made_up[0]), UnknownError), "what is remembered costs no question"
+    clock.advance(2 * DAY)
+    assert (await cache.get(TCB_INFO)).key == TCB_INFO, "what was here before is renewed"
     await cache.close()
 
 

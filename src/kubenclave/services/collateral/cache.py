@@ -8,6 +8,7 @@ one database only one renews an item at a time.
 import asyncio
 import datetime as dt
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,11 +22,13 @@ from kubenclave.services.collateral.ingest import check, check_key
 from kubenclave.services.collateral.items import EARLY, ROOT_CRL, STANDARD, Item, ItemKey, Kind
 from kubenclave.services.collateral.sources.base import Fetched, Source, SourceError, UnknownError, unknown
 from kubenclave.services.collateral.store import ItemStatus, SourceStatus, Store
+from kubenclave.services.web.limits import Buckets, Rate
 
 _SECOND: Final = dt.timedelta(seconds=1)
 _LEASE: Final = dt.timedelta(minutes=5)  # a worker that dies meanwhile leaves the item to others after that
 _LONGEST_SLEEP: Final = 60.0  # seconds: other workers note uses that this one does not hear of
 _UNCHECKED: Final = frozenset({Kind.ROOT_CRL, Kind.FMSPCS})  # need no root CRL to be judged
+_NEW_NAMES: Final = Rate(per_second=5.0, burst=200)  # anybody can make FMSPCs up; a source that is flooded shuts us out
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 _log = structlog.get_logger()
@@ -99,15 +102,18 @@ class CollateralCache:
         self.chores: Final[list[Callable[[], Awaitable[None]]]] = []  # what else is to be done in each turn of ``run``
         self._resting: Final[dict[str, tuple[dt.datetime, str]]] = {}  # until when, and why
         self._wanted: Final = asyncio.Event()
+        self._new_names: Final = Buckets(_NEW_NAMES, time.monotonic)
 
     async def get(self, key: ItemKey) -> Item:
         """Return an item that is good now: the copy that is held, or what a source gives.
 
         Raises UsageError for a key that names nothing, UnknownError where the sources have no such item, SourceError
         where they do not answer, StaleError where the copy has ended, TrustError or FormatError where what they give
-        is not good and there is no copy.
+        is not good and there is no copy, TooFastError where too many FMSPCs were asked for that nobody has heard of.
         """
         check_key(key)
+        if self._costs_a_question(key):
+            self._new_names.take("")
         new = self.store.is_new_use(key)
         if new:
             await asyncio.to_thread(self.store.note_use, key)
@@ -119,6 +125,12 @@ class CollateralCache:
             await asyncio.to_thread(self.store.note_use, twin)
             self._wanted.set()
         return item
+
+    def _costs_a_question(self, key: ItemKey) -> bool:
+        """Tell whether the sources have to be asked for TCB info that was never here."""
+        if key.kind is not Kind.TCB_INFO or key in self._under_way or self.store.get(key) is not None:
+            return False
+        return not self._has_just_failed(self.store.attempt(key))
 
     async def _good(self, key: ItemKey) -> Item:
         held, now = self.store.get(key), self._now()
@@ -203,9 +215,12 @@ class CollateralCache:
     async def _renew_now(self, key: ItemKey) -> Item:
         """Renew an item that somebody waits for, unless that has just failed: then say again why."""
         status = self.store.attempt(key)
-        if key not in self._under_way and status is not None and status.failures and self._now() < status.next_try:
+        if key not in self._under_way and status is not None and self._has_just_failed(status):
             raise _again(status, status.next_try - self._now())
         return await self.refresh(key)
+
+    def _has_just_failed(self, status: ItemStatus | None) -> bool:
+        return status is not None and status.failures > 0 and self._now() < status.next_try
 
     async def _renew(self, key: ItemKey) -> Item:
         try:

@@ -28,6 +28,7 @@ from kubenclave.services.web.problems import problem
 Endpoint: TypeAlias = Callable[[CollateralService, Request], Awaitable[Response]]
 
 PREFIX: Final = "/v1/collateral"
+_MOST_ABSENT: Final = 100  # items told of that were asked for and never were here
 
 
 def status_routes(service: CollateralService) -> list[Route]:
@@ -94,10 +95,17 @@ def describe(service: CollateralService) -> dict[str, Any]:
         "at": zulu(now),
         "simulated": not service.anchor.is_intel,
         "root": service.anchor.digest,
-        "items": [_item(each, now) for each in service.cache.status()],
+        "items": [_item(each, now) for each in _told(service.cache.status())],
         "sources": [_source(each) for each in service.cache.source_status()],
         "queue": {state.name.lower().replace("_", "-"): length for state, length in service.queue.lengths().items()},
     }
+
+
+def _told(items: list[ItemStatus]) -> list[ItemStatus]:
+    """Return what there is a copy of, and of what never was here the latest: anybody can make names up."""
+    absent = sorted((each for each in items if each.issued is None), key=lambda each: each.last_used, reverse=True)
+    left_out = {each.key for each in absent[_MOST_ABSENT:]}
+    return [each for each in items if each.key not in left_out]
 
 
 def _item(status: ItemStatus, now: dt.datetime) -> dict[str, Any]:
