@@ -19,7 +19,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount
-from starlette.types import ASGIApp
 
 from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.errors import KubenclaveError, PlatformError, UsageError
@@ -33,7 +32,7 @@ from kubenclave.services.collateral.app import BODIES, PREFIXES, collateral_rout
 from kubenclave.services.collateral.cache import CacheSettings, CollateralCache
 from kubenclave.services.collateral.items import STANDARD
 from kubenclave.services.collateral.replies import failure
-from kubenclave.services.collateral.service import CollateralService
+from kubenclave.services.collateral.service import DATABASE, CollateralService
 from kubenclave.services.collateral.sources.base import Source
 from kubenclave.services.collateral.store import Store
 from kubenclave.services.database import Database
@@ -46,7 +45,6 @@ from kubenclave.services.web.problems import problem
 from kubenclave.services.web.server import Parts
 from kubenclave.wire.metrics import Metrics
 
-DATABASE: Final = "collateral.db"
 MAX_BODIES: Final = BODIES
 """Bytes of a body by path, where they are more than elsewhere."""
 
@@ -78,19 +76,9 @@ def attestation_parts(
     ``rate`` is for each credential; ``rotate_keys`` is the age at which a signing key gets a successor, None for never.
     Raises UsageError, PlatformError.
     """
-    settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    cache, database = _cache(settings.state, settings.anchor, options)
-    try:
-        service = AttestationService.create(settings, CachedCollateral(cache.get, options.update), _now)
-    except BaseException:
-        database.close()
-        raise
-    anybody = [Role.ATTEST] if settings.open else []
-    service.guard = Guard(service.credentials, anybody=anybody, buckets=Buckets(rate, time.monotonic))
-    collateral = CollateralService.create(cache, service.guard, _now)
+    service, collateral, database = _both(settings, options, rate)
     count_verdicts(service, metrics)
-    service.seen = collateral.platforms.saw_evidence
-    app: ASGIApp = attestation_app(service)
+    cache, app = collateral.cache, attestation_app(service)
     if serve_collateral:
         app = Starlette(routes=[*collateral_routes(collateral), Mount("", app=app)], exception_handlers=_HANDLERS)
 
@@ -113,6 +101,24 @@ def attestation_parts(
         lease=Lease(service.database, "background", _now),
         close=close,
     )
+
+
+def _both(
+    settings: Settings, options: CollateralOptions, rate: Rate
+) -> tuple[AttestationService, CollateralService, Database]:
+    """Return both services, who ask the same guard, and the database of the second, which has no owner yet."""
+    settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    cache, database = _cache(settings.state, settings.anchor, options)
+    try:
+        service = AttestationService.create(settings, CachedCollateral(cache.get, options.update), _now)
+    except BaseException:
+        database.close()
+        raise
+    anybody = [Role.ATTEST] if settings.open else []
+    service.guard = Guard(service.credentials, anybody=anybody, buckets=Buckets(rate, time.monotonic))
+    collateral = CollateralService.create(cache, service.guard, _now)
+    service.seen = collateral.platforms.saw_evidence
+    return service, collateral, database
 
 
 def collateral_parts(state: Path, anchor: TrustAnchor, options: CollateralOptions, *, rate: Rate) -> Parts:

@@ -53,7 +53,8 @@ def command(
     """
     from kubenclave import log
     from kubenclave.services.collateral.cache import CacheSettings
-    from kubenclave.services.program import DATABASE, MAX_BODIES, CollateralOptions, collateral_parts
+    from kubenclave.services.collateral.service import DATABASE
+    from kubenclave.services.program import MAX_BODIES, CollateralOptions, collateral_parts
     from kubenclave.services.web.server import run
 
     anchor = evidence.load_anchor(trust.root)
