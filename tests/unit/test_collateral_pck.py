@@ -357,7 +357,7 @@ async def test_platforms_of_evidence(store: Store, clock: Clock, monkeypatch: py
     assert (known.fmspc, known.origin, known.tdx_svns) == (FMSPC.hex(), EVIDENCE, None)
     clock.advance(2 * DAY)
     full = PlatformError("disk full", code="database.unusable")
-    monkeypatch.setattr(platforms, "saw", lambda *_, **__: _raise(full))
+    monkeypatch.setattr(type(store.database), "transaction", lambda _self: _raise(full))
     await platforms.saw_evidence(verified)  # nothing fails for it
     assert platforms.all() == [known]
 

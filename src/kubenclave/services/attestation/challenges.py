@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kubenclave.errors import TrustError
-from kubenclave.services.attestation.batches import Batches
+from kubenclave.services.batches import Batches
 from kubenclave.services.database import Database
 
 MIGRATIONS: Final = (

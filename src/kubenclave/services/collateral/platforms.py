@@ -5,13 +5,12 @@ What is kept tells a TCB and a family, not a machine: the PPID goes through a ke
 database.
 """
 
-import asyncio
 import datetime as dt
 import hashlib
 import hmac
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +19,7 @@ import structlog
 from kubenclave.dcap.pckext import PckExtension
 from kubenclave.dcap.verify import Verified
 from kubenclave.errors import KubenclaveError
+from kubenclave.services.batches import Batches
 from kubenclave.services.database import Database
 from kubenclave.sgx.report import ReportBody
 
@@ -62,12 +62,23 @@ class KnownPlatform:
     last_seen: dt.datetime
 
 
+@dataclass(frozen=True, slots=True)
+class _Sighting:
+    """A platform as one certificate or quote shows it."""
+
+    extension: PckExtension
+    ca: str
+    origin: str
+    tdx_svns: bytes | None
+
+
 class KnownPlatforms:
     """The table of platforms; several services may share it."""
 
     def __init__(self, database: Database, now: Callable[[], dt.datetime]) -> None:
         self._database: Final = database
         self._now: Final = now
+        self._batches: Final = Batches(self._note)
         database.migrate("platforms", MIGRATIONS)
         with database.transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO platform_key VALUES (1, ?)", (os.urandom(32),))
@@ -79,29 +90,8 @@ class KnownPlatforms:
 
     def saw(self, extension: PckExtension, ca: str, origin: str = EVIDENCE, *, tdx_svns: bytes | None = None) -> None:
         """Note a platform: what a PCK certificate that holds says of it. Blocks for a moment where that is new."""
-        if not self._is_news(extension, tdx_svns):
-            return
-        name, now = self.name_of(b"PPID\0" + extension.ppid), int(self._now().timestamp())
-        with self._database.transaction() as connection:
-            connection.execute(
-                "INSERT INTO platforms VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (platform) DO UPDATE SET"
-                " fmspc = excluded.fmspc, ca = excluded.ca, cpu_svn = excluded.cpu_svn,"
-                " components = excluded.components, pce_svn = excluded.pce_svn, origin = excluded.origin,"
-                " tdx_svns = coalesce(excluded.tdx_svns, tdx_svns), last_seen = excluded.last_seen",
-                (
-                    name,
-                    extension.fmspc.hex(),
-                    extension.pce_id.hex(),
-                    ca,
-                    extension.cpu_svn,
-                    bytes(extension.components),
-                    extension.pce_svn,
-                    tdx_svns,
-                    origin,
-                    now,
-                    now,
-                ),
-            )
+        if self._is_news(extension, tdx_svns):
+            self._note([_Sighting(extension, ca, origin, tdx_svns)])
 
     async def saw_evidence(self, verified: Verified) -> None:
         """Note the platform of a quote that is genuine; where that cannot be noted the log tells, and nothing fails."""
@@ -109,8 +99,7 @@ class KnownPlatforms:
         tdx_svns = None if isinstance(body, ReportBody) else body.tee_tcb_svn
         try:
             if self._is_news(extension, tdx_svns):
-                ca = verified.chain.ca_kind.value
-                await asyncio.to_thread(self.saw, extension, ca, EVIDENCE, tdx_svns=tdx_svns)
+                await self._batches.add(_Sighting(extension, verified.chain.ca_kind.value, EVIDENCE, tdx_svns))
         except KubenclaveError as error:
             _log.warning("platform.not-noted", code=error.code, error=str(error), hint=error.hint or "")
 
@@ -119,6 +108,35 @@ class KnownPlatforms:
         since = 0 if seen_since is None else int(seen_since.timestamp())
         rows = self._database.read("SELECT * FROM platforms WHERE last_seen >= ? ORDER BY fmspc, platform", (since,))
         return [_platform(row) for row in rows]
+
+    def _note(self, sightings: Sequence[_Sighting]) -> Sequence[None]:
+        """Write down all of them in one transaction."""
+        now = int(self._now().timestamp())
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO platforms VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (platform) DO UPDATE SET"
+                " fmspc = excluded.fmspc, ca = excluded.ca, cpu_svn = excluded.cpu_svn,"
+                " components = excluded.components, pce_svn = excluded.pce_svn, origin = excluded.origin,"
+                " tdx_svns = coalesce(excluded.tdx_svns, tdx_svns), last_seen = excluded.last_seen",
+                [self._row(each, now) for each in sightings],
+            )
+        return [None] * len(sightings)
+
+    def _row(self, seen: _Sighting, now: int) -> tuple[object, ...]:
+        extension = seen.extension
+        return (
+            self.name_of(b"PPID\0" + extension.ppid),
+            extension.fmspc.hex(),
+            extension.pce_id.hex(),
+            seen.ca,
+            extension.cpu_svn,
+            bytes(extension.components),
+            extension.pce_svn,
+            seen.tdx_svns,
+            seen.origin,
+            now,
+            now,
+        )
 
     def _is_news(self, extension: PckExtension, tdx_svns: bytes | None) -> bool:
         """Tell whether there is something to note: another TCB, or the same as an hour ago or before."""
