@@ -287,10 +287,19 @@ def test_of_many_who_send_the_same_signed_token_at_once_one_succeeds(service: Be
 
 def test_a_signer_that_was_removed_signs_no_more(service: Bench, admin: dict[str, str]):
     register(service, admin, RSA, ELLIPTIC)
-    assert result(service.post(REMOVE, about(RSA, ELLIPTIC)))["x-ms-policycertificates-result"] == "IsAbsent"
+    gone = service.post(REMOVE, about(RSA, ELLIPTIC), headers=admin)
+    assert result(gone)["x-ms-policycertificates-result"] == "IsAbsent"
     refused(send(service, "PUT", SGX, policy(TEXT, RSA)), 401, "Unauthorized")
     refused(service.post(ADD, about(RSA, RSA)), 401, "Unauthorized")
     assert result(send(service, "PUT", SGX, policy(TEXT, ELLIPTIC)))["x-ms-policy-result"] == "Updated"
+
+
+def test_the_key_of_a_signer_makes_no_other_signers(service: Bench, admin: dict[str, str]):
+    """Whoever stole it would stay when that signer is removed, and could remove those who would notice."""
+    register(service, admin, RSA, ELLIPTIC)
+    for path, subject in ((ADD, signing_identity("thief")), (REMOVE, ELLIPTIC)):
+        refused(service.post(path, about(subject, RSA)), 401, "Unauthorized")
+    assert len(service.service.policies.signers.all()) == 2
 
 
 def test_the_last_signer_stays(service: Bench, admin: dict[str, str]):

@@ -49,7 +49,8 @@ class PolicyCertificates:
         token = maa.certificate_token(await read_json(request))
         opened = open_token(token, self._service.now())
         subject = Signer(read_certificate(maa.signer_certificate(opened.claims)))
-        by = await self._writers.permit(request, opened)
+        isolated = self._service.policies.trust_model is TrustModel.ISOLATED
+        by = await self._writers.permit(request, opened, credential_needed=not isolated)
         self._check_model(opened)
         return subject, by
 

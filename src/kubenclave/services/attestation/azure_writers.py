@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may change policies and their signers over Azure's API: an administrator, or a registered signer's signature.
 
+Signers themselves a signature changes in an isolated service alone, where it is what counts. Elsewhere whoever got hold
+of one signer's key could else make signers of their own, and stay when that one is removed.
+
 A signature does not say when it was made, nor for which service, and whoever reads a policy reads its token too. So a
 signature without a credential counts once: a second time the same token needs an administrator.
 """
@@ -28,8 +31,10 @@ class Writers:
         service.database.migrate("azure-writers", MIGRATIONS)
         self._service: Final = service
 
-    async def permit(self, request: Request, opened: Opened) -> str:
+    async def permit(self, request: Request, opened: Opened, *, credential_needed: bool = False) -> str:
         """Return the name of who changes something.
+
+        ``credential_needed``: a signature does not take the place of a credential.
 
         Raises TrustError ``credentials.*`` for anybody else, ``maa.signature-used`` for a signature that has counted.
         """
@@ -39,7 +44,7 @@ class Writers:
         try:
             name = (await self._service.guard.require(request, Role.POLICY_ADMIN)).name
         except TrustError:
-            if known is None:
+            if known is None or credential_needed:
                 raise
         else:
             if opened.signer is not None:
