@@ -48,6 +48,15 @@ def offline(tmp_path: Path) -> Iterator[Bench]:
         yield made
 
 
+@pytest.fixture
+def known(served: Bench) -> Bench:
+    """A service that holds the certificates of a platform, which its source knows by QE-ID and by encrypted PPID."""
+    for name in (QE_ID, ""):
+        served.source.certificates[name] = PckAnswer((pcs.PckEntry(TCBM, LEAF),), b"".join(ISSUERS))
+    assert "certificates are here" in register(served).text
+    return served
+
+
 def register(made: Bench, platform: Any = PLATFORM, query: str = "", mount: str = V4) -> Any:
     return made.call("POST", f"{mount}/platforms{query}", json=platform, headers=made.user)
 
@@ -294,9 +303,35 @@ def test_a_service_that_asks_nobody_says_so(offline: Bench):
     assert (answer.status_code, answer.headers[CODE]) == (503, "collateral.offline")
 
 
-def test_certificates_are_renewed_when_platforms_ask(served: Bench):
-    answer = served.call("POST", f"{V4}/refresh?type=certs&fmspc=", headers=served.admin)
-    assert answer.status_code == 200
+@pytest.mark.parametrize(
+    ("fmspc", "renewed"), [("", 1), (FMSPC_TEXT.upper(), 1), (f"00906ED50000,{FMSPC_TEXT}", 1), ("00906ED50000", 0)]
+)
+def test_certificates_of_platforms_are_renewed(known: Bench, fmspc: str, renewed: int):
+    answer = known.call("POST", f"{V4}/refresh?type=certs&fmspc={fmspc}", headers=known.admin)
+    assert (answer.status_code, answer.text) == (200, f"{renewed} done\n")
+
+
+def test_a_renewal_of_certificates_of_which_nothing_came_is_an_error(known: Bench):
+    known.source.fails = SourceError("no answer", code="source.timeout")
+    answer = known.call("POST", f"{V4}/refresh?type=certs", headers=known.admin)
+    assert (answer.status_code, answer.headers[CODE]) == (503, "source.timeout")
+
+
+def test_a_renewal_of_certificates_ends_in_time_and_says_what_is_left(known: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(service, "_TURN", 0.0)
+    answer = known.call("POST", f"{V4}/refresh?type=certs", headers=known.admin)
+    assert answer.text == "0 done; 1 left for the next time: ask again\n"
+
+
+@pytest.mark.parametrize("fmspc", ["x", "00906ED50000,", "[]"])
+def test_families_to_renew_that_are_none(served: Bench, fmspc: str):
+    answer = served.call("POST", f"{V4}/refresh?type=certs&fmspc={fmspc}", headers=served.admin)
+    assert (answer.status_code, answer.headers[CODE]) == (400, "pcs.parameter")
+
+
+def test_a_service_that_asks_nobody_renews_no_certificates(offline: Bench):
+    answer = offline.call("POST", f"{V4}/refresh?type=certs", headers=offline.admin)
+    assert (answer.status_code, answer.headers[CODE]) == (503, "collateral.offline")
 
 
 # Appraisal policies

@@ -84,10 +84,10 @@ async def put_collateral(service: CollateralService, request: Request) -> Respon
 
 
 async def refresh(service: CollateralService, request: Request) -> Response:
-    """Renew every item that is held; PCK certificates (``type=certs``) are renewed when their platforms ask."""
+    """Renew every item that is held, or the PCK certificates of platforms (``type=certs``), all or of some FMSPCs."""
     await service.guard.require(request, Role.COLLATERAL_ADMIN)
     if queries.choice(request, "type", ("collateral", "certs"), default="collateral") == "certs":
-        return PlainTextResponse("PCK certificates are looked for again when their platforms ask.\n")
+        return PlainTextResponse(f"{await service.renew_certificates(queries.fmspcs(request))}\n")
     return PlainTextResponse(f"{await service.renew()}\n")
 
 

@@ -12,7 +12,7 @@ import asyncio
 import datetime as dt
 import enum
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -57,6 +57,11 @@ WHERE fetched < ? AND coalesce(encrypted_ppid, manifest) IS NOT NULL
 AND platform IN (SELECT platform FROM pck_certs WHERE cert IS NULL)
 AND platform NOT IN (SELECT platform FROM pck_tcbs WHERE tcb = x'' AND next_try > ?)
 ORDER BY standing DESC, fetched LIMIT 64
+"""
+_RENEWABLE: Final = """
+SELECT platform, pce_id, encrypted_ppid, manifest,
+(SELECT cert FROM pck_certs WHERE pck_certs.platform = pck_platforms.platform AND cert IS NOT NULL LIMIT 1) AS cert
+FROM pck_platforms WHERE coalesce(encrypted_ppid, manifest) IS NOT NULL ORDER BY fetched, platform
 """
 _STRANGERS_TOO_MANY: Final = """
 DELETE FROM pck_platforms WHERE platform IN
@@ -145,7 +150,7 @@ class PckCerts:
         held = self._held(name)
         if all(each.tcbm != tcb for each in held) and self._is_due(name, tcb):
             try:
-                await self._renew(name, request)
+                await self.renew(name, request)
             except KubenclaveError as error:
                 if not held:
                     raise
@@ -168,7 +173,7 @@ class PckCerts:
         stay, and what sources raise.
         """
         name = self._name(request.qe_id, request.pce_id)
-        await self._renew(name, request, standing)
+        await self.renew(name, request, standing)
         rows = self._database.read("SELECT tcbm, cert FROM pck_certs WHERE platform = ? ORDER BY tcbm DESC", (name,))
         chain = self._database.read("SELECT issuer_chain FROM pck_platforms WHERE platform = ?", (name,))
         return PckAnswer(tuple(pcs.PckEntry(row["tcbm"], row["cert"]) for row in rows), chain[0]["issuer_chain"])
@@ -188,10 +193,22 @@ class PckCerts:
         now = self._now()
         since = int((now - REVISIT).timestamp())
         for row in self._database.read(_INCOMPLETE, (since, int(now.timestamp()))):
-            request = PckRequest("", row["pce_id"], b"", b"", row["encrypted_ppid"], row["manifest"])
             await asyncio.to_thread(self._note_try, row["platform"], b"", REVISIT)
             with suppress(KubenclaveError):
-                await self._renew(row["platform"], request)
+                await self.renew(row["platform"], _by_platform(row))
+
+    def renewable(self, fmspcs: Collection[str] = ()) -> list[tuple[str, PckRequest]]:
+        """Return the platforms of these families, of all without any, that Intel can be asked for again.
+
+        Those that were fetched longest ago come first. Platforms whose certificates were brought are not among them:
+        what Intel knows them by is not held.
+        """
+        rows = self._database.read(_RENEWABLE)
+        return [
+            (row["platform"], _by_platform(row))
+            for row in rows
+            if not fmspcs or (row["cert"] is not None and read_leaf(row["cert"])[0].fmspc.hex() in fmspcs)
+        ]
 
     async def close(self) -> None:
         """End what is under way."""
@@ -200,7 +217,8 @@ class PckCerts:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _renew(self, name: str, request: PckRequest, standing: Standing = Standing.STRANGER) -> None:
+    async def renew(self, name: str, request: PckRequest, standing: Standing = Standing.STRANGER) -> None:
+        """Ask the sources for the certificates of a platform, by its name here. Raises what ``answer`` raises."""
         key = (name, request, standing)
         task = self._under_way.get(key)
         if task is None:
@@ -313,6 +331,11 @@ class PckCerts:
 
     def _name(self, qe_id: str, pce_id: bytes) -> str:
         return self._platforms.name_of(b"QE-ID\0" + qe_id.lower().encode() + b"\0" + pce_id)
+
+
+def _by_platform(row: sqlite3.Row) -> PckRequest:
+    """Return the question for all certificates of a platform, by what Intel knows it by."""
+    return PckRequest("", row["pce_id"], b"", b"", row["encrypted_ppid"], row["manifest"])
 
 
 def _make_room(connection: sqlite3.Connection, name: str, answer: PckAnswer, standing: Standing) -> None:

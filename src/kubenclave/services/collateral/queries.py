@@ -34,6 +34,12 @@ def fmspc(request: Request) -> str:
     return pcs.parse_fmspc(first(request, "fmspc") or "")
 
 
+def fmspcs(request: Request) -> frozenset[str]:
+    """Return the FMSPCs of a list with commas; none where nothing is said."""
+    given = first(request, "fmspc")
+    return frozenset(pcs.parse_fmspc(each) for each in given.split(",")) if given else frozenset()
+
+
 def update(request: Request) -> str:
     """Return which generation is meant: standard (also where nothing is said), early, or a number."""
     return pcs.parse_update(first(request, "update"), first(request, "tcbEvaluationDataNumber"))

@@ -3,7 +3,8 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -31,21 +32,24 @@ DATABASE: Final = "collateral.db"
 
 _AT_ONCE: Final = 4
 _PATIENCE: Final = 10.0  # seconds that a platform which registers waits for the sources
+_TURN: Final = 20.0  # seconds that one renewal of certificates takes at most; an answer may take 30
 _BROUGHT: Final = "platformcollateral"  # what status calls the source of what was brought
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of several things: how many went well, and what went wrong, by name."""
+    """What became of several things: how many went well, what failed, by name, and how many there was no time for."""
 
     good: int
     failures: tuple[tuple[str, KubenclaveError], ...] = ()
     left_out: tuple[str, ...] = ()
+    rest: int = 0
 
     def __str__(self) -> str:
         parts = [f"{self.good} done"]
         parts += [f"{name} failed: {error} [{error.code}]" for name, error in self.failures]
         parts += [f"{name} left out: its issuer chain is neither in there nor held" for name in self.left_out]
+        parts += [f"{self.rest} left for the next time: ask again"] if self.rest else []
         return "; ".join(parts)
 
 
@@ -135,18 +139,38 @@ class CollateralService:
 
         Each goes its own way; only when none could be renewed the first error is raised.
         """
+        self._need_sources()
+        keys = await asyncio.to_thread(self.store.keys)
+        first = [key for key in keys if key == ROOT_CRL]  # the others are judged by it
+        return _some_good(await self._renewed(first, [key for key in keys if key != ROOT_CRL]))
+
+    async def renew_certificates(self, fmspcs: Collection[str] = ()) -> Outcome:
+        """Ask the sources again for the PCK certificates of platforms of these families, of all without any.
+
+        As many as there is time for, those first that were fetched longest ago. Raises as ``renew`` does.
+        """
+        self._need_sources()
+        due = await asyncio.to_thread(self.pck_certs.renewable, fmspcs)
+        good, failures = 0, list[tuple[str, KubenclaveError]]()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TURN):
+                for name, request in due:
+                    try:
+                        await self.pck_certs.renew(name, request)
+                    except KubenclaveError as error:
+                        failures.append((f"platform {name[:12]}", error))
+                    else:
+                        good += 1
+        rest = len(due) - good - len(failures)
+        return _some_good(Outcome(good=good, failures=tuple(failures), rest=rest))
+
+    def _need_sources(self) -> None:
         if not self.cache.sources:
             raise PlatformError(
                 "this service asks nobody: collateral is brought to it",
                 code="collateral.offline",
                 hint="kubenclave collateral bundle import, or PUT platformcollateral",
             )
-        keys = await asyncio.to_thread(self.store.keys)
-        first = [key for key in keys if key == ROOT_CRL]  # the others are judged by it
-        outcome = await self._renewed(first, [key for key in keys if key != ROOT_CRL])
-        if outcome.failures and not outcome.good:
-            raise outcome.failures[0][1]
-        return outcome
 
     async def _renewed(self, *groups: Iterable[ItemKey]) -> Outcome:
         turns = asyncio.Semaphore(_AT_ONCE)
@@ -229,3 +253,10 @@ def items_in(state: Path) -> list[Item]:
         return Store(database, lambda: dt.datetime.now(dt.UTC)).items()
     finally:
         database.close()
+
+
+def _some_good(outcome: Outcome) -> Outcome:
+    """Return an outcome; raises its first error where nothing went well."""
+    if outcome.failures and not outcome.good:
+        raise outcome.failures[0][1]
+    return outcome
