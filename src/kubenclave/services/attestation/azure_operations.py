@@ -51,7 +51,6 @@ def _attest() -> Operation:
         "azureAttest",
         "Have evidence judged and get a token in Azure's dialect",
         role=Role.ATTEST,
-        open=True,
         body={"application/json": {"schema": schema}},
     )
 
@@ -66,7 +65,6 @@ AZURE: Final = (
         "azureBaselines",
         "Generations of collateral",
         role=Role.ATTEST,
-        open=True,
         answer=members(tcbBaselines=listed(_BASELINE)),
     ),
     _operation("GET", "/policies/{type}", "azureGetPolicy", "The policy in force", role=Role.POLICY_ADMIN),

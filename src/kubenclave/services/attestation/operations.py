@@ -2,6 +2,7 @@
 """What the attestation service can be asked for, as its OpenAPI document lists it."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from kubenclave.services.attestation.policies import TEE_TYPES
@@ -85,277 +86,186 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
 _JWKS: Final = "application/jwk-set+json"
 _PLAIN: Final = "text/plain"
 
-
+_attestation = partial(Operation, tag="attestation", role=Role.ATTEST)
 NATIVE: Final = (
-    Operation(
-        method="POST",
-        path="/v1/challenge",
-        name="challenge",
-        summary="Get a nonce for one request",
-        tag="attestation",
-        role=Role.ATTEST,
-        open=True,
-        answer=members(nonce=TEXT, expires=TIME),
+    _attestation(
+        "POST", "/v1/challenge", "challenge", "Get a nonce for one request", answer=members(nonce=TEXT, expires=TIME)
     ),
-    Operation(
-        method="POST",
-        path="/v1/attest",
-        name="attest",
-        summary="Have evidence judged and get a token",
-        tag="attestation",
-        role=Role.ATTEST,
-        open=True,
+    _attestation(
+        "POST",
+        "/v1/attest",
+        "attest",
+        "Have evidence judged and get a token",
         request=AttestRequest,
         answer=ref("Attested"),
     ),
-    Operation(
-        method="POST",
-        path="/v1/attest/batch",
-        name="attestBatch",
-        summary="Have several pieces of evidence judged, each by itself",
-        tag="attestation",
-        role=Role.ATTEST,
-        open=True,
+    _attestation(
+        "POST",
+        "/v1/attest/batch",
+        "attestBatch",
+        "Have several pieces of evidence judged, each by itself",
         request=BatchRequest,
         answer=ref("Batch"),
     ),
-    Operation(
-        method="POST",
-        path="/v1/verify",
-        name="verify",
-        summary="Have evidence judged without token and log",
-        tag="attestation",
-        role=Role.ATTEST,
-        open=True,
+    _attestation(
+        "POST",
+        "/v1/verify",
+        "verify",
+        "Have evidence judged without token and log",
         request=VerifyRequest,
         answer=ref("Judged"),
     ),
-    Operation(
-        method="GET",
-        path="/v1/certs",
-        name="certs",
-        summary="Keys of tokens signed with ES256",
-        tag="attestation",
-        answer=ref("KeySet"),
-        media=_JWKS,
+    _attestation(
+        "GET", "/v1/certs", "certs", "Keys of tokens signed with ES256", role=None, answer=ref("KeySet"), media=_JWKS
     ),
-    Operation(
-        method="GET",
-        path="/v1/openapi.json",
-        name="openapi",
-        summary="This document",
-        tag="attestation",
-        answer=ANY_OBJECT,
-    ),
+    _attestation("GET", "/v1/openapi.json", "openapi", "This document", role=None, answer=ANY_OBJECT),
 )
+
+_policy = partial(Operation, tag="policies")
 _POLICY: Final = "/v1/policies/{type}"
 POLICIES: Final = (
-    Operation(
-        method="GET",
-        path=_POLICY,
-        name="getPolicy",
-        summary="The policy in force",
-        tag="policies",
-        role=Role.ATTEST,
-        open=True,
-        answer=ref("PolicyWithText"),
-    ),
-    Operation(
-        method="PUT",
-        path=_POLICY,
-        name="setPolicy",
-        summary="Put a policy in force",
-        tag="policies",
+    _policy("GET", _POLICY, "getPolicy", "The policy in force", role=Role.ATTEST, answer=ref("PolicyWithText")),
+    _policy(
+        "PUT",
+        _POLICY,
+        "setPolicy",
+        "Put a policy in force",
         role=Role.POLICY_ADMIN,
         request=SetPolicyRequest,
         answer=ref("StoredPolicy"),
     ),
-    Operation(
-        method="POST",
-        path=f"{_POLICY}/reset",
-        name="resetPolicy",
-        summary="Put the default in force again",
-        tag="policies",
+    _policy(
+        "POST",
+        f"{_POLICY}/reset",
+        "resetPolicy",
+        "Put the default in force again",
         role=Role.POLICY_ADMIN,
         request=ResetPolicyRequest,
         answer=ref("StoredPolicy"),
     ),
-    Operation(
-        method="GET",
-        path=f"{_POLICY}/history",
-        name="policyHistory",
-        summary="The latest versions",
-        tag="policies",
+    _policy(
+        "GET",
+        f"{_POLICY}/history",
+        "policyHistory",
+        "The latest versions",
         role=Role.ATTEST,
-        open=True,
         answer=members(versions=listed(ref("StoredPolicy"))),
     ),
-    Operation(
-        method="GET",
-        path=f"{_POLICY}/versions/{{version}}",
-        name="policyVersion",
-        summary="One version",
-        tag="policies",
+    _policy(
+        "GET",
+        f"{_POLICY}/versions/{{version}}",
+        "policyVersion",
+        "One version",
         role=Role.ATTEST,
-        open=True,
         answer=ref("PolicyWithText"),
     ),
-    Operation(
-        method="POST",
-        path=f"{_POLICY}/dry-run",
-        name="dryRun",
-        summary="Try a policy on evidence that was kept",
-        tag="policies",
+    _policy(
+        "POST",
+        f"{_POLICY}/dry-run",
+        "dryRun",
+        "Try a policy on evidence that was kept",
         role=Role.POLICY_ADMIN,
         request=DryRunRequest,
         answer=members(evidence=COUNT, accepted=COUNT, refused=COUNT, codes=ANY_OBJECT, pieces=listed(ANY_OBJECT)),
     ),
-    Operation(
-        method="POST",
-        path=f"{_POLICY}/diff",
-        name="diffPolicies",
-        summary="Compare two policies on evidence that was kept",
-        tag="policies",
+    _policy(
+        "POST",
+        f"{_POLICY}/diff",
+        "diffPolicies",
+        "Compare two policies on evidence that was kept",
         role=Role.POLICY_ADMIN,
         request=DiffRequest,
         answer=members(evidence=COUNT, changes=ANY_OBJECT, pieces=listed(ANY_OBJECT)),
     ),
 )
+
+_key = partial(Operation, tag="keys", role=Role.KEY_ADMIN)
 KEYS: Final = (
-    Operation(
-        method="GET",
-        path="/v1/keys",
-        name="listKeys",
-        summary="All signing keys that ever were",
-        tag="keys",
-        role=Role.KEY_ADMIN,
-        answer=members(keys=listed(ref("SigningKey"))),
+    _key(
+        "GET", "/v1/keys", "listKeys", "All signing keys that ever were", answer=members(keys=listed(ref("SigningKey")))
     ),
-    Operation(
-        method="POST",
-        path="/v1/keys/{algorithm}/rotate",
-        name="rotateKey",
-        summary="Publish the next key",
-        tag="keys",
-        role=Role.KEY_ADMIN,
-        answer=ref("SigningKey"),
-    ),
-    Operation(
-        method="POST",
-        path="/v1/keys/{kid}/revoke",
-        name="revokeKey",
-        summary="Withdraw a key at once, with all its tokens",
-        tag="keys",
-        role=Role.KEY_ADMIN,
+    _key("POST", "/v1/keys/{algorithm}/rotate", "rotateKey", "Publish the next key", answer=ref("SigningKey")),
+    _key(
+        "POST",
+        "/v1/keys/{kid}/revoke",
+        "revokeKey",
+        "Withdraw a key at once, with all its tokens",
         answer=ref("SigningKey"),
     ),
 )
+
+_log = partial(Operation, "GET", tag="log", role=Role.ATTEST)
 LOG: Final = (
-    Operation(
-        method="GET",
-        path="/v1/log/head",
-        name="logHead",
-        summary="Signed head of the log",
-        tag="log",
-        role=Role.ATTEST,
-        open=True,
+    _log(
+        "/v1/log/head",
+        "logHead",
+        "Signed head of the log",
         answer=members(origin=TEXT, size=COUNT, root=HEX, note=TEXT, key=TEXT),
     ),
-    Operation(
-        method="GET",
-        path="/v1/log/checkpoint",
-        name="logCheckpoint",
-        summary="The head as a signed note (C2SP tlog-checkpoint)",
-        tag="log",
-        role=Role.ATTEST,
-        open=True,
+    _log(
+        "/v1/log/checkpoint",
+        "logCheckpoint",
+        "The head as a signed note (C2SP tlog-checkpoint)",
         answer=TEXT,
         media=_PLAIN,
     ),
-    Operation(
-        method="GET",
-        path="/v1/log/entries",
-        name="logEntries",
-        summary="A page of entries",
-        tag="log",
-        role=Role.ATTEST,
-        open=True,
+    _log(
+        "/v1/log/entries",
+        "logEntries",
+        "A page of entries",
         query=(number("start", required=False), number("end", required=False)),
         answer=members(size=COUNT, start=COUNT, entries=listed(TEXT)),
     ),
-    Operation(
-        method="GET",
-        path="/v1/log/proof/inclusion",
-        name="logInclusion",
-        summary="Proof that an entry is in the log",
-        tag="log",
-        role=Role.ATTEST,
-        open=True,
+    _log(
+        "/v1/log/proof/inclusion",
+        "logInclusion",
+        "Proof that an entry is in the log",
         query=(number("index"), number("size", required=False)),
         answer=members(index=COUNT, size=COUNT, proof=listed(HEX)),
     ),
-    Operation(
-        method="GET",
-        path="/v1/log/proof/consistency",
-        name="logConsistency",
-        summary="Proof that the log only grew",
-        tag="log",
-        role=Role.ATTEST,
-        open=True,
+    _log(
+        "/v1/log/proof/consistency",
+        "logConsistency",
+        "Proof that the log only grew",
         query=(number("first"), number("second", required=False)),
         answer=members(first=COUNT, second=COUNT, proof=listed(HEX)),
     ),
-    Operation(
-        method="GET",
-        path="/v1/log/tile/{path}",
-        name="logTile",
-        summary="A tile of the log (C2SP tlog-tiles)",
-        tag="log",
-        role=Role.ATTEST,
-        open=True,
+    _log(
+        "/v1/log/tile/{path}",
+        "logTile",
+        "A tile of the log (C2SP tlog-tiles)",
         answer={"type": "string", "contentMediaType": "application/octet-stream"},
         media="application/octet-stream",
     ),
 )
+
+_release = partial(Operation, tag="release", role=Role.RELEASE_ADMIN)
 RELEASE: Final = (
-    Operation(
-        method="POST",
-        path="/v1/release",
-        name="release",
-        summary="Get a secret, encrypted to the key that evidence binds",
-        tag="release",
+    _release(
+        "POST",
+        "/v1/release",
+        "release",
+        "Get a secret, encrypted to the key that evidence binds",
         role=Role.ATTEST,
-        open=True,
         request=ReleaseRequest,
         answer=members("secret", "version", "jwe", "receipt", secret=TEXT, version=COUNT, jwe=TEXT),
     ),
-    Operation(
-        method="GET",
-        path="/v1/secrets",
-        name="listSecrets",
-        summary="Secrets without their values",
-        tag="release",
-        role=Role.RELEASE_ADMIN,
+    _release(
+        "GET",
+        "/v1/secrets",
+        "listSecrets",
+        "Secrets without their values",
         answer=members(secrets=listed(ref("Secret"))),
     ),
-    Operation(
-        method="PUT",
-        path="/v1/secrets/{name}",
-        name="putSecret",
-        summary="Keep a secret for enclaves that the policy in force accepts",
-        tag="release",
-        role=Role.RELEASE_ADMIN,
+    _release(
+        "PUT",
+        "/v1/secrets/{name}",
+        "putSecret",
+        "Keep a secret for enclaves that the policy in force accepts",
         request=SecretRequest,
         answer=ref("Secret"),
     ),
-    Operation(
-        method="DELETE",
-        path="/v1/secrets/{name}",
-        name="deleteSecret",
-        summary="Delete a secret",
-        tag="release",
-        role=Role.RELEASE_ADMIN,
-        status=204,
-    ),
+    _release("DELETE", "/v1/secrets/{name}", "deleteSecret", "Delete a secret", role=Role.RELEASE_ADMIN, status=204),
 )
+
 OPERATIONS: Final = (*NATIVE, *POLICIES, *KEYS, *LOG, *RELEASE)

@@ -7,7 +7,7 @@ the services, whose tests compare them with the routes.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
 import msgspec
@@ -25,13 +25,13 @@ _ERRORS: Final = (400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 50
 Schema = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Operation:
     """One method of one path.
 
+    ``role``: what its caller needs; the one to attest may be everybody's.
     ``request``: the structure that reads its JSON body; ``body``: content of one that is read otherwise.
     ``answer``: schema of the good answer, whose media type (one, or several) and status follow.
-    ``open``: the role may be everybody's.
     ``errors``: schema of a refusal by media type; ``statuses``: those it may have beside the usual ones.
     """
 
@@ -39,9 +39,9 @@ class Operation:
     path: str
     name: str
     summary: str
+    _: KW_ONLY
     tag: str
     role: Role | None = None
-    open: bool = False
     request: type | None = None
     body: Schema | None = None
     query: Sequence[Schema] = ()
@@ -58,8 +58,8 @@ def members(*required: str, **properties: Schema) -> dict[str, Any]:
 
 
 def ref(name: str) -> dict[str, Any]:
-    """Return a reference to one of ``SCHEMAS``."""
-    return {"$ref": f"#/components/schemas/{name}"}
+    """Return a reference to a schema of the document."""
+    return {"$ref": f"{_REFERENCE}{name}"}
 
 
 def listed(schema: Schema) -> dict[str, Any]:
@@ -135,13 +135,14 @@ def _described(operation: Operation) -> dict[str, Any]:
         "responses": _responses(operation),
     }
     if operation.role is not None:
-        described["security"] = [{"token": []}, {}] if operation.open else [{"token": []}]
+        may_be_open = operation.role is Role.ATTEST
+        described["security"] = [{"token": []}, {}] if may_be_open else [{"token": []}]
         described["description"] = f"Takes a credential with the role {operation.role}" + (
-            ", unless the service is open to all." if operation.open else "."
+            ", unless the service is open to all." if may_be_open else "."
         )
     if operation.request is not None:
-        schema = {"$ref": _REFERENCE + operation.request.__name__}
-        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        content = {"application/json": {"schema": ref(operation.request.__name__)}}
+        described["requestBody"] = {"required": True, "content": content}
     elif operation.body is not None:
         described["requestBody"] = {"required": True, "content": operation.body}
     return described
