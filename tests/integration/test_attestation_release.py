@@ -148,6 +148,21 @@ def test_a_secret_stays_where_it_is_once_its_policy_was_replaced(service, key):
     assert refused(service, asked(service, key))["code"] == "release.policy"
 
 
+def test_a_policy_that_is_replaced_while_evidence_is_judged_releases_nothing(service, key, monkeypatch):
+    """Collateral may be waited for half a minute; whoever withdraws a policy counts on it from that moment on."""
+    provider = service.service.judge.provider
+    collateral = provider.collateral
+
+    async def slow(*what):
+        set_policy(service, enclaves=[{"mr_enclave": "00" * 32}])
+        return await collateral(*what)
+
+    body = asked(service, key)
+    monkeypatch.setattr(type(provider), "collateral", lambda _self, *what: slow(*what))
+    assert refused(service, body, 409)["code"] == "request.policy-version"
+    assert not [each for each in entries(service) if "released" in each]
+
+
 def test_an_sgx_enclave_gets_no_secret_of_a_trust_domain(service, key):
     service.service.policies.put(
         "TdxVm", "version=1.0; authorizationrules { => permit(); }; issuancerules {};", "azure", by="test"

@@ -12,9 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from kubenclave.errors import UsageError
 from kubenclave.services.attestation.evidence import MAX_NONCE
 from kubenclave.services.attestation.issue import new_jti
 from kubenclave.services.attestation.native import answer
+from kubenclave.services.attestation.policies import StoredPolicy
 from kubenclave.services.attestation.release import Released, policy_for, release
 from kubenclave.services.attestation.requests import MAX_VERSION, EvidenceRequest, decode, evidence_of, read
 from kubenclave.services.attestation.secrets import MAX_SECRET
@@ -68,9 +70,23 @@ class _Release:
         jti = new_jti()
         policy = service.policies.current(secret.tee_type)
         judgement = await service.judged(evidence, policy, jti, wanted=secret.name)
+        self._check_still_in_force(policy)
         released = await release(secret, judgement, jti=jti, secrets=service.secrets, log=service.log)
         _log.info("secret.was-released", secret=secret.name, version=secret.version, entry=released.receipt.index)
         return answer(_described(released))
+
+    def _check_still_in_force(self, policy: StoredPolicy) -> None:
+        """Refuse when the policy was replaced while collateral was waited for: whoever replaced it counts on that."""
+        found = self._service.policies.current(policy.tee_type).version
+        if found != policy.version:
+            raise UsageError(
+                "the policy was replaced meanwhile",
+                code="request.policy-version",
+                field=policy.tee_type,
+                expected=str(policy.version),
+                found=str(found),
+                hint="ask again, with evidence over a new challenge",
+            )
 
     async def list(self, request: Request) -> Response:
         await self._service.guard.require(request, Role.RELEASE_ADMIN)
