@@ -31,15 +31,17 @@ class Database:
         self.path: Final = path
         self._local: Final = threading.local()
         self._lock: Final = threading.Lock()
+        # SQLite lets whoever waits for a transaction sleep and try again, longer each time: of the threads of one
+        # process the unlucky ones would wait for half a second.
+        self._turn: Final = threading.RLock()
         self._open: Final[list[sqlite3.Connection]] = []
         self._closed = False
-        with contextlib.suppress(FileExistsError):
-            try:
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, _MODE))
-            except FileExistsError:
-                raise
-            except OSError as error:
-                raise _unusable(path, error) from error
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, _MODE))
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise _unusable(path, error) from error
         _check_mode(path)
         self.read("SELECT 1")
 
@@ -74,19 +76,20 @@ class Database:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """One transaction that may write: all of it happens, or nothing when the block raises."""
         connection = self._connection()
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
-            raise _unusable(self.path, error) from error
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException as error:
-            with contextlib.suppress(sqlite3.Error):  # a full disk may have ended it already
-                connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError):
+        with self._turn:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
                 raise _unusable(self.path, error) from error
-            raise
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException as error:
+                with contextlib.suppress(sqlite3.Error):  # a full disk may have ended it already
+                    connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    raise _unusable(self.path, error) from error
+                raise
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """Return the rows of one query, of everything that is committed by now."""
