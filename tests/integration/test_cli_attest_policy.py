@@ -41,6 +41,7 @@ def test_a_policy_is_set_shown_and_reset(run, tmp_path):
     (tmp_path / "sgx.azurepolicy").write_text(AZURE)
     code, made = run("set", tmp_path / "policy.toml", "--expected-version", 0, "--output", "json")
     assert (code, made["version"], made["format"], made["by"]) == (0, 1, "kubenclave", "keeper")
+    assert made["created"].endswith("Z")
     assert run("set", tmp_path / "sgx.azurepolicy", "--output", "json")[1]["format"] == "azure"
     assert run("show", "--output", "json")[1]["text"] == AZURE
     assert "[[enclaves]]" in run("show", "--version", 1)[1]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubenclave.cli import kit
+from kubenclave.cli import evidence, kit
 from kubenclave.cli.parameters import Duration
 from kubenclave.cli.state import ATTESTATION, opened, state_option
 
@@ -88,8 +88,8 @@ def show(**place: Any) -> None:
             "name": each.name,
             "kind": each.kind.value,
             "roles": sorted(each.roles),
-            "created": each.created.isoformat(),
-            "expires": None if each.expires is None else each.expires.isoformat(),
+            "created": evidence.zulu(each.created),
+            "expires": None if each.expires is None else evidence.zulu(each.expires),
         }
         for each in found
     ]

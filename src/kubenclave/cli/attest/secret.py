@@ -218,5 +218,5 @@ def _rows(secrets: list[dict[str, Any]]) -> str:
         marks = "SIMULATED" if each["simulated"] else ""
         names = ("name", "version", "tee_type", "policy", "created", "by")
         name, version, tee_type, policy, created, by = (kit.printable(str(each[name])) for name in names)
-        rows.append((name, version, tee_type, policy[:16], created[:19], by, marks))
+        rows.append((name, version, tee_type, policy[:16], created, by, marks))
     return kit.table(rows)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from kubenclave.dcap.azurepolicy import DEFAULT_POLICIES, AzurePolicy, azure_policy_digest, parse
+from kubenclave.dcap.describe import zulu
 from kubenclave.dcap.judgement import PolicyReference
 from kubenclave.dcap.policy import Policy
 from kubenclave.errors import FormatError, TrustError, UsageError
@@ -112,7 +113,7 @@ class StoredPolicy:
             "digest": self.digest.hex(),
             "signer": None if self.signer is None else dict(self.signer),
             "default": self.is_default,
-            "created": None if not self.version else self.created.isoformat(timespec="seconds"),
+            "created": None if not self.version else zulu(self.created.replace(microsecond=0)),
             "by": self.by,
         }
 

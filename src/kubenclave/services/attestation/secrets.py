@@ -19,6 +19,7 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from kubenclave.dcap.describe import zulu
 from kubenclave.errors import PlatformError, UsageError
 from kubenclave.services.database import Database
 
@@ -68,7 +69,7 @@ class SecretInfo:
             "tee_type": self.tee_type,
             "policy": self.policy.hex(),
             "simulated": self.simulated,
-            "created": self.created.isoformat(),
+            "created": zulu(self.created),
             "by": self.by,
         }
 

@@ -125,7 +125,9 @@ def _of_pccs(mount: str) -> list[Operation]:
         _served(method, mount, path, summary, role=role, body={JSON: {"schema": body}}, answer=answer, media=media)
         for method, path, summary, role, body, answer, media in _WRITING
     ]
-    admin, certs = Role.COLLATERAL_ADMIN, (_parameter("type", {"enum": ["certs"]}),)
+    admin = Role.COLLATERAL_ADMIN
+    families = {**TEXT, "pattern": "^([0-9A-Fa-f]{12}(,[0-9A-Fa-f]{12})*)?$"}
+    what = (_parameter("type", {"enum": ["collateral", "certs"]}), _parameter("fmspc", families))
     waiting = (_parameter("source", {"enum": ["reg", "reg_na"]}), _parameter("lease", COUNT))
     return [
         *writing,
@@ -133,7 +135,16 @@ def _of_pccs(mount: str) -> list[Operation]:
             "GET", mount, "platforms", "The queue", role=admin, query=waiting, answer=listed(ANY_OBJECT), media=JSON
         ),
         *(
-            _served(method, mount, "refresh", "Renew all items", role=admin, query=certs, answer=TEXT, media=_PLAIN)
+            _served(
+                method,
+                mount,
+                "refresh",
+                "Renew all items, or PCK certificates",
+                role=admin,
+                query=what,
+                answer=TEXT,
+                media=_PLAIN,
+            )
             for method in ("GET", "POST")
         ),
     ]
