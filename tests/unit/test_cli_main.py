@@ -127,6 +127,7 @@ def test_without_arguments_the_help_goes_to_stderr_and_it_is_misuse(capsys):
         pytest.param(["version", "--nonsense"], "--nonsense", id="option"),
         pytest.param(["quote", "verify", "q"], "--at", id="missing option"),
         pytest.param(["completion", "tcsh"], "tcsh", id="choice"),
+        pytest.param(["attest", "keys", "rotate"], "Choose from: RS256, ES256", id="missing choice"),
         pytest.param(["version", "extra"], "extra", id="argument"),
     ],
 )

@@ -4,6 +4,7 @@
 import asyncio
 import datetime as dt
 import json
+from unittest.mock import Mock
 
 import pytest
 from cryptography import x509
@@ -223,8 +224,8 @@ def test_who_knows_an_id_cannot_take_the_processor_with_wrong_secrets(credential
 def test_many_who_come_with_one_token_at_once_cost_one_check(credentials, monkeypatch):
     """Else a service that has just started would refuse most of a crowd of clients that share a token."""
     token = credentials.create("crowd", [Role.ATTEST])
-    calls, scrypt = [], module._scrypt
-    monkeypatch.setattr(module, "_scrypt", lambda *given: calls.append(given) or scrypt(*given))
+    checked = Mock(wraps=module._scrypt)
+    monkeypatch.setattr(module, "_scrypt", checked)
     guard = Guard(credentials)
 
     async def crowd():
@@ -233,4 +234,4 @@ def test_many_who_come_with_one_token_at_once_cost_one_check(credentials, monkey
         return await asyncio.gather(*(guard.require(each, Role.ATTEST) for each in requests))
 
     assert {each.name for each in asyncio.run(crowd())} == {"crowd"}
-    assert len(calls) == 1
+    assert checked.call_count == 1

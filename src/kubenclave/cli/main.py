@@ -180,7 +180,7 @@ def _misuse(error: click.ClickException) -> UsageError:
     """Return click's complaint as an error of ours."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     hint = f"see {context.command_path} --help" if context is not None else None
-    message = error.format_message().rstrip(".")
+    message = " ".join(error.format_message().split()).rstrip(".")  # choices stand in lines of their own
     return UsageError(message[:1].lower() + message[1:], code="cli.misuse", hint=hint)
 
 
