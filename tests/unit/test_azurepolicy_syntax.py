@@ -164,7 +164,11 @@ def test_rules_that_cannot_be_meant(text, expected):
 
 
 @pytest.mark.parametrize(
-    "name", ["exp", "iss", "x-ms-sgx-svn", "x-ms-new", "kubenclave_simulated", "kubenclave", "cnf"]
+    "name",
+    [
+        *("exp", "iss", "x-ms-sgx-svn", "x-ms-new", "kubenclave_simulated", "kubenclave", "cnf"),
+        *("X-MS-SGX-MrEnclave", "Iss", "\u212aubenclave", "i\u017fs", "maa-policyHash"),  # Go reads names in any case
+    ],
 )
 @pytest.mark.parametrize("verb", ["add", "issue"])
 def test_names_of_the_service_are_its_own(verb, name):

@@ -26,7 +26,7 @@ OLD_NAMES: Final = {
 _NOT_INCOMING: Final = frozenset({"iss", "iat", "nbf", "exp", "jti", "x-ms-policy"})
 _RESERVED: Final = frozenset(
     {"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "cnf", "nonce", "submods", "dbgstat", "intuse"}
-    | {"ver", "rp_data", "policy_hash", "policy_signer", "maa-policyHash", "maa-ehd", "aas-ehd"}
+    | {"ver", "rp_data", "policy_hash", "policy_signer", "maa-policyhash", "maa-ehd", "aas-ehd"}
     | {"maa-attestationcollateral"}
 )
 _RESERVED_PREFIXES: Final = ("x-ms-", "kubenclave", "eat_", "ear_", "ear.", "attester_", "tdx_", "$")
@@ -76,8 +76,12 @@ def same(one: Scalar, other: Scalar) -> bool:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether only the service speaks under this name, so that no policy can put words into its mouth."""
-    return name in _RESERVED or name.startswith(_RESERVED_PREFIXES)
+    """Whether only the service speaks under this name, so that no policy can put words into its mouth.
+
+    Case does not count: to readers of JSON such as Go's it makes no difference.
+    """
+    folded = name.casefold()
+    return folded in _RESERVED or folded.startswith(_RESERVED_PREFIXES)
 
 
 def claims_of(token_claims: Mapping[str, Any]) -> tuple[Claim, ...]:
