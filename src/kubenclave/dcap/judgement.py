@@ -55,6 +55,10 @@ class PolicyReference:
     signer: Mapping[str, Any] | None = None
     is_default: bool = False
 
+    def as_dict(self) -> dict[str, Any]:
+        """Shape in tokens, log entries and answers: which text it was, and in which version."""
+        return {"name": self.name, "format": self.format, "version": self.version, "digest": self.digest.hex()}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:

@@ -83,16 +83,7 @@ def _key_ring(state: Path) -> "Iterator[KeyRing]":
 
 
 def _described(key: "SigningKey") -> dict[str, Any]:
-    from kubenclave.dcap.describe import zulu
-
-    return {
-        "kid": key.kid,
-        "algorithm": str(key.algorithm),
-        "created": zulu(key.created),
-        "active_from": zulu(key.active_from),
-        "revoked": None if key.revoked is None else zulu(key.revoked),
-        "file": key.file,
-    }
+    return {**key.as_dict(), "file": key.file}
 
 
 def _row(described: dict[str, Any]) -> tuple[str, ...]:

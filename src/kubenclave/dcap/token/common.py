@@ -49,24 +49,12 @@ def service_claims(judgement: Judgement, log: LogReceipt | None) -> dict[str, An
         "relaxations": list(judgement.relaxations),
         "root": verdict.verified.anchor.digest,
         "evidence": judgement.evidence_digest.hex(),
-        "policy": _policy(judgement),
+        "policy": None if judgement.policy is None else judgement.policy.as_dict(),
         "collateral": _collateral(judgement),
     }
     if log is not None:
         claims["log"] = {"index": log.index, "leaf": log.leaf_hash.hex(), "tree_size": log.tree_size}
     return {NAMESPACE: claims}
-
-
-def _policy(judgement: Judgement) -> dict[str, Any] | None:
-    policy = judgement.policy
-    if policy is None:
-        return None
-    return {
-        "name": policy.name,
-        "format": policy.format,
-        "version": policy.version,
-        "digest": policy.digest.hex(),
-    }
 
 
 def _collateral(judgement: Judgement) -> dict[str, Any]:

@@ -64,15 +64,6 @@ def _common(
         "jti": jti,
         "at": zulu(at),
         "evidence": evidence_digest.hex(),
-        "policy": None if policy is None else _policy(policy),
+        "policy": None if policy is None else {**policy.as_dict(), "name": policy.name[:_MAX_NAME]},
         "simulated": simulated,
-    }
-
-
-def _policy(policy: PolicyReference) -> dict[str, Any]:
-    return {
-        "name": policy.name[:_MAX_NAME],
-        "format": policy.format,
-        "version": policy.version,
-        "digest": policy.digest.hex(),
     }

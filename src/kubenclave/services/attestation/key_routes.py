@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kubenclave.dcap.describe import zulu
 from kubenclave.errors import UsageError
 from kubenclave.services.attestation.keys import Algorithm, SigningKey, State
 from kubenclave.services.attestation.native import answer
@@ -65,12 +64,4 @@ class _Keys:
 
 
 def _shown(key: SigningKey, state: State) -> dict[str, Any]:
-    return {
-        "kid": key.kid,
-        "algorithm": key.algorithm.value,
-        "state": state.value,
-        "created": zulu(key.created),
-        "active_from": zulu(key.active_from),
-        "revoked": zulu(key.revoked) if key.revoked else None,
-        "jwk": key.jwk,
-    }
+    return {**key.as_dict(), "state": state.value, "jwk": key.jwk}

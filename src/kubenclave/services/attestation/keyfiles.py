@@ -2,8 +2,6 @@
 """Private keys as such: made, read from PEM, read from files that nobody else can read."""
 
 import base64
-import hashlib
-import json
 import os
 import stat
 from pathlib import Path
@@ -14,15 +12,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from joserfc.jwk import ECKey, RSAKey
 
-from kubenclave.dcap.token.azure import base64url
 from kubenclave.errors import FormatError, PlatformError
+from kubenclave.services.attestation import jwk
 from kubenclave.services.attestation.certificates import PrivateKey
 
 RS256: Final = "RS256"
 ES256: Final = "ES256"
 _RSA_BITS: Final = range(2048, 4097)
 _LARGEST: Final = 16 * 1024
-_MEMBERS: Final = {"RSA": ("e", "kty", "n"), "EC": ("crv", "kty", "x", "y")}  # RFC 7638, section 3.2
 
 
 def generate(algorithm: str, rsa_bits: int) -> PrivateKey:
@@ -123,13 +120,12 @@ def to_jose(key: PrivateKey) -> RSAKey | ECKey:
 def public_members(key: RSAKey | ECKey) -> dict[str, Any]:
     """Return the members of the public JWK, without any that is optional."""
     public = key.as_dict(private=False)
-    return {name: public[name] for name in _MEMBERS[str(public["kty"])]}
+    return {name: public[name] for name in jwk.REQUIRED[str(public["kty"])]}
 
 
 def thumbprint(key: RSAKey | ECKey) -> str:
-    """Return the RFC 7638 thumbprint: SHA-256 of the required members, sorted, compact, in base64url."""
-    text = json.dumps(public_members(key), sort_keys=True, separators=(",", ":"))
-    return base64url(hashlib.sha256(text.encode()).digest())
+    """Return the RFC 7638 thumbprint."""
+    return jwk.thumbprint(public_members(key))
 
 
 def public_jwk(key: RSAKey | ECKey, kid: str, algorithm: str, certificate: bytes) -> dict[str, Any]:

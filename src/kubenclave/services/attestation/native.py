@@ -135,13 +135,7 @@ def described(judgement: Judgement) -> dict[str, Any]:
         "fresh": judgement.freshness is not Freshness.NONE,
         "relaxations": list(judgement.relaxations),
         "issued": dict(judgement.issued),
-        "policy": policy
-        and {
-            "name": policy.name,
-            "format": policy.format,
-            "version": policy.version,
-            "digest": policy.digest.hex(),
-        },
+        "policy": None if policy is None else policy.as_dict(),
     }
 
 

@@ -20,6 +20,7 @@ from kubenclave.dcap.relaxations import is_privileged
 from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.errors import Finding, FormatError, PolicyError, UsageError
 from kubenclave.services.attestation.entries import accepted_entry, refused_entry
+from kubenclave.services.attestation.jwk import PRIVATE
 from kubenclave.services.attestation.log import Receipt, VerdictLog
 from kubenclave.services.attestation.policies import StoredPolicy
 from kubenclave.services.attestation.secrets import SecretInfo, SecretStore
@@ -28,7 +29,6 @@ from kubenclave.sgx.quote import TeeType
 ENCRYPTION: Final = "A256GCM"
 _CURVES: Final = ("P-256", "P-384", "P-521")
 _RSA_BITS: Final = (2048, 8192)
-_PRIVATE: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 # The root is weighed by the mark of the secret; a floor of the operator's makes a verdict stricter, not laxer.
 _NOT_RELAXING: Final = ("root:", "minimum_tcb_evaluation_data_number:")
 
@@ -128,7 +128,7 @@ def recipient(jwk: Mapping[str, Any]) -> ECKey | RSAKey:
 
     Raises FormatError ``release.bad-key``. A private key is refused as well: it is no secret any more.
     """
-    if _PRIVATE & jwk.keys():
+    if not PRIVATE.isdisjoint(jwk):
         raise _bad_key("a private key: make another one, this one has been seen")
     members = {name: jwk[name] for name in ("kty", "crv", "x", "y", "n", "e") if name in jwk}
     with contextlib.suppress(JoseError, ValueError, TypeError):

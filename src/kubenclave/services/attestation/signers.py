@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may sign policies: public keys by their RFC 7638 thumbprint, with who registered and who removed them."""
 
-import base64
 import datetime as dt
-import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -11,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kubenclave.errors import FormatError, UsageError
+from kubenclave.services.attestation.jwk import PRIVATE, REQUIRED, thumbprint
 from kubenclave.services.database import Database
 
 MIGRATIONS: Final = (
@@ -27,8 +26,6 @@ MIGRATIONS: Final = (
     CREATE UNIQUE INDEX policy_signers_once ON policy_signers (thumbprint) WHERE removed IS NULL;
     """,
 )
-_MEMBERS: Final = {"RSA": ("e", "kty", "n"), "EC": ("crv", "kty", "x", "y")}  # RFC 7638 section 3.2
-_PRIVATE: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +43,15 @@ def thumbprint_of(jwk: Mapping[str, Any]) -> str:
 
     Raises FormatError (``policy-signer.malformed``) for anything else, a private key above all.
     """
-    names = _MEMBERS.get(str(jwk.get("kty")))
-    if names is None or not all(isinstance(jwk.get(name), str) for name in names) or not _PRIVATE.isdisjoint(jwk):
+    names = REQUIRED.get(str(jwk.get("kty")))
+    if names is None or not all(isinstance(jwk.get(name), str) for name in names) or not PRIVATE.isdisjoint(jwk):
         raise FormatError(
             "not the public key of a policy signer",
             code="policy-signer.malformed",
             expected="a JWK of kty RSA or EC with its public members only",
             found=", ".join(sorted(map(str, jwk)))[:100] or "no members",
         )
-    canonical = json.dumps({name: jwk[name] for name in names}, separators=(",", ":"), ensure_ascii=False)
-    return base64.urlsafe_b64encode(hashlib.sha256(canonical.encode()).digest()).rstrip(b"=").decode()
+    return thumbprint(jwk)
 
 
 class Signers:

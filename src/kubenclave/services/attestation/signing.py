@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 from joserfc import jws
 from joserfc.jwk import ECKey, RSAKey
 
+from kubenclave.dcap.describe import zulu
 from kubenclave.services.attestation import keyfiles
 
 _SKEW: Final = dt.timedelta(minutes=5)
@@ -100,6 +101,16 @@ class SigningKey:
     def certificate(self) -> bytes:
         """The certificate of ``x5c``, DER."""
         return base64.b64decode(self.jwk["x5c"][0])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what may be said of it beside its public half, as JSON values."""
+        return {
+            "kid": self.kid,
+            "algorithm": self.algorithm.value,
+            "created": zulu(self.created),
+            "active_from": zulu(self.active_from),
+            "revoked": None if self.revoked is None else zulu(self.revoked),
+        }
 
     def sign(self, payload: bytes, header: Mapping[str, Any]) -> str:
         """Return a JWS in compact form (RFC 7515); ``alg`` and ``kid`` are added to its header."""

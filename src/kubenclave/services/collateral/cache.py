@@ -18,16 +18,22 @@ import structlog
 
 from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.errors import KubenclaveError, UnreachableError
-from kubenclave.services.collateral.ingest import check, check_key
+from kubenclave.services.collateral.ingest import check, check_key, is_judged_by_root_crl
 from kubenclave.services.collateral.items import EARLY, ROOT_CRL, STANDARD, Item, ItemKey, Kind
-from kubenclave.services.collateral.sources.base import Fetched, Source, SourceError, UnknownError, unknown
+from kubenclave.services.collateral.sources.base import (
+    Fetched,
+    Source,
+    SourceError,
+    UnknownError,
+    most_telling,
+    unknown,
+)
 from kubenclave.services.collateral.store import ItemStatus, SourceStatus, Store
 from kubenclave.services.web.limits import Buckets, Rate
 
 _SECOND: Final = dt.timedelta(seconds=1)
 _LEASE: Final = dt.timedelta(minutes=5)  # a worker that dies meanwhile leaves the item to others after that
 _LONGEST_SLEEP: Final = 60.0  # seconds: other workers note uses that this one does not hear of
-_UNCHECKED: Final = frozenset({Kind.ROOT_CRL, Kind.FMSPCS})  # need no root CRL to be judged
 _NEW_NAMES: Final = Rate(per_second=5.0, burst=200)  # anybody can make FMSPCs up; a source that is flooded shuts us out
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -224,7 +230,7 @@ class CollateralCache:
 
     async def _renew(self, key: ItemKey) -> Item:
         try:
-            root_crl = None if key.kind in _UNCHECKED else await self.get(ROOT_CRL)
+            root_crl = await self.get(ROOT_CRL) if is_judged_by_root_crl(key) else None
             item = await self._from_sources(key, root_crl)
         except KubenclaveError as error:
             pause = self._pause_after(key, error)
@@ -262,9 +268,7 @@ class CollateralCache:
                 continue
             await asyncio.to_thread(self.store.source_answered, source.name, None)
             return item
-        if not failures:
-            raise unknown(str(key), "any source", "no source is configured")
-        raise next((each for each in failures if not isinstance(each, UnknownError)), failures[0])
+        raise most_telling(failures, str(key))
 
     def _leave_alone(self, source: str) -> None:
         """Raise while a source is to be left alone, whichever item it said so of."""

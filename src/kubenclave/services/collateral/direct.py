@@ -8,14 +8,12 @@ from typing import Final, TypeAlias
 
 from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.errors import KubenclaveError
-from kubenclave.services.collateral.ingest import check, check_key
-from kubenclave.services.collateral.items import ROOT_CRL, Item, ItemKey, Kind
-from kubenclave.services.collateral.sources.base import Fetched, Source, UnknownError, unknown
+from kubenclave.services.collateral.ingest import check, check_key, is_judged_by_root_crl
+from kubenclave.services.collateral.items import ROOT_CRL, Item, ItemKey
+from kubenclave.services.collateral.sources.base import Fetched, Source, most_telling
 
 Check: TypeAlias = Callable[[ItemKey, Fetched, Item | None, str], Item]
 """Makes an item of what a source gave: its name, what came, the root's list (None for kinds without), the source."""
-
-_UNCHECKED: Final = frozenset({Kind.ROOT_CRL, Kind.FMSPCS})
 
 
 class Direct:
@@ -42,16 +40,14 @@ class Direct:
             await source.close()
 
     async def _fetch(self, key: ItemKey) -> Item:
-        root_crl = None if key.kind in _UNCHECKED else await self.get(ROOT_CRL)
+        root_crl = await self.get(ROOT_CRL) if is_judged_by_root_crl(key) else None
         failures: list[KubenclaveError] = []
         for source in self._sources:
             try:
                 return self._checked(key, await source.fetch(key), root_crl, source.name)
             except KubenclaveError as error:
                 failures.append(error)
-        if not failures:
-            raise unknown(str(key), "any source", "no source is given")
-        raise next((each for each in failures if not isinstance(each, UnknownError)), failures[0])
+        raise most_telling(failures, str(key))
 
 
 def verified_under(anchor: TrustAnchor, now: dt.datetime) -> Check:

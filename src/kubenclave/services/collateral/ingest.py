@@ -58,6 +58,11 @@ class _Identity(msgspec.Struct, frozen=True, rename="camel"):
     tcb_evaluation_data_number: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 
 
+def is_judged_by_root_crl(key: ItemKey) -> bool:
+    """Tell whether an item is held against the root's list: all that somebody signed, but that list itself."""
+    return key.kind not in (Kind.ROOT_CRL, Kind.FMSPCS)
+
+
 def check(  # each keyword is something else that the outcome rests on
     key: ItemKey,
     body: bytes,

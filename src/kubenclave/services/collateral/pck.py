@@ -27,7 +27,7 @@ from kubenclave.services.collateral.cache import CollateralCache, forget
 from kubenclave.services.collateral.ingest import check_pck_leaf
 from kubenclave.services.collateral.items import ROOT_CRL, ItemKey, Tee
 from kubenclave.services.collateral.platforms import CERTIFICATE, KnownPlatforms
-from kubenclave.services.collateral.sources.base import PckAnswer, PckRequest, UnknownError, unknown
+from kubenclave.services.collateral.sources.base import PckAnswer, PckRequest, UnknownError, most_telling, unknown
 from kubenclave.wire import pcs
 
 MIGRATIONS: Final = (
@@ -242,8 +242,7 @@ class PckCerts:
         if all(isinstance(each, UnknownError) for each in failures):
             tcb, pause = request.cpu_svn + request.pce_svn, self._cache.settings.negative
             await asyncio.to_thread(self._note_try, name, tcb, pause)
-            raise failures[0] if failures else unknown("PCK certificates", "any source", "no source is configured")
-        raise next(each for each in failures if not isinstance(each, UnknownError))
+        raise most_telling(failures, "PCK certificates")
 
     async def _checked(self, pce_id: bytes, answer: PckAnswer) -> PckAnswer:
         """Refuse certificates that do not hold, or of which some is of another platform than the others."""

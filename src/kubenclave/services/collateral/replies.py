@@ -60,7 +60,7 @@ def failure(request: Request, error: KubenclaveError) -> Response:
     status = status_of(error, request.method)
     headers = {**problems.headers_of(error), ERROR_CODE: error.code, "Cache-Control": "no-store"}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = str(_pause(error))
+        headers["Retry-After"] = str(problems.retry_after(error, _PAUSE))
     if _wants_problem(request.headers.get("accept", "")):
         body = json.dumps(problems.document(error, status=status)).encode()
         return Response(body, status, headers, problems.CONTENT_TYPE)
@@ -92,13 +92,6 @@ def cacheable(
     age = max(0, math.floor(min(MAX_AGE, until - now).total_seconds()))
     ended = {"Warning": '110 kubenclave "dangerously_serve_expired"'} if until < now else {}
     return Response(body, 200, {"Cache-Control": f"max-age={age}", **ended, **headers}, media_type)
-
-
-def _pause(error: KubenclaveError) -> int:
-    """Return the whole seconds after which trying again may help."""
-    told: object = getattr(error, "retry_after", None)
-    seconds = told.total_seconds() if isinstance(told, dt.timedelta) else told
-    return max(1, math.ceil(seconds)) if isinstance(seconds, int | float) else _PAUSE
 
 
 def _wants_problem(accept: str) -> bool:

@@ -49,10 +49,15 @@ def headers_of(error: KubenclaveError) -> dict[str, str]:
     if status == HTTPStatus.UNAUTHORIZED:
         return {"WWW-Authenticate": 'Bearer realm="kubenclave"'}
     if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
-        told: object = getattr(error, "retry_after", None)
-        seconds = told.total_seconds() if isinstance(told, dt.timedelta) else told
-        return {"Retry-After": str(max(1, math.ceil(seconds)) if isinstance(seconds, int | float) else RETRY_AFTER)}
+        return {"Retry-After": str(retry_after(error))}
     return {}
+
+
+def retry_after(error: KubenclaveError, default: int = RETRY_AFTER) -> int:
+    """Return the whole seconds after which trying again may help: as the error says, else ``default``."""
+    told: object = getattr(error, "retry_after", None)
+    seconds = told.total_seconds() if isinstance(told, dt.timedelta) else told
+    return max(1, math.ceil(seconds)) if isinstance(seconds, int | float) else default
 
 
 def document(error: KubenclaveError, *, status: int | None = None, instance: str | None = None) -> dict[str, Any]:

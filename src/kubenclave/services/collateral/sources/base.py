@@ -2,10 +2,11 @@
 """What every source of collateral can be asked, and how it says no."""
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from kubenclave.errors import UnreachableError
+from kubenclave.errors import KubenclaveError, UnreachableError
 from kubenclave.services.collateral.items import ItemKey
 from kubenclave.wire.pcs import PckEntry
 
@@ -93,6 +94,13 @@ class UnknownError(UnreachableError):
     """A source answers that there is no such item or platform."""
 
     http_status = 404
+
+
+def most_telling(failures: Sequence[KubenclaveError], what: str) -> KubenclaveError:
+    """Return which of several sources' failures to tell of: that one knows no such thing says least."""
+    if not failures:
+        return unknown(what, "any source", "no source is configured")
+    return next((each for each in failures if not isinstance(each, UnknownError)), failures[0])
 
 
 def unknown(what: str, source: str, why: str | None = None) -> UnknownError:
