@@ -35,7 +35,11 @@ def configure(service: str, *, simulated: bool = False, json: bool | None = None
     def add_fixed(_logger: "WrappedLogger", _method: str, event: "EventDict") -> "EventDict":
         return {**event, **fixed}
 
-    renderer: Processor = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    # Where rich is installed its own would show all variables, secrets among them.
+    plain = structlog.dev.plain_traceback
+    renderer: Processor = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(exception_formatter=plain)
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -36,6 +36,22 @@ def test_a_terminal_does_not_obey_the_names_in_a_line():
     assert "\x07" not in out.getvalue()
 
 
+def test_a_terminal_shows_no_variables_of_what_failed():
+    """They may be secrets; structlog shows them where it finds rich."""
+    out = Terminal()
+    log.configure("up", stream=out)
+
+    def fail(secret):
+        raise ValueError(len(secret))
+
+    try:
+        fail("emases"[::-1])
+    except ValueError:
+        structlog.get_logger().exception("service.failed")
+    assert "ValueError: 6" in out.getvalue()
+    assert "sesame" not in out.getvalue()
+
+
 def test_elsewhere_a_line_is_one_json_object_with_every_byte():
     out = io.StringIO()
     log.configure("up", simulated=True, stream=out)

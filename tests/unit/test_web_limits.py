@@ -213,6 +213,30 @@ def test_requests_at_once_have_a_bound_and_an_end():
     assert {first.status_code, second.status_code} == {503}
 
 
+def test_bodies_that_come_slowly_keep_nobody_out():
+    """From one machine and without a credential they took all places: everybody else was told 503."""
+    limits = Limits(application(), Bounds(at_once=1, arriving=5.0), Clock())
+
+    async def run():
+        end = asyncio.Event()
+
+        async def slow():
+            yield b"x"
+            await end.wait()
+
+        transport = httpx2.ASGITransport(app=limits)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as session:
+            waiting = [asyncio.create_task(session.post("/echo", content=slow())) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            good = await session.post("/echo", content=b"xx")
+            end.set()
+            return good, await asyncio.gather(*waiting)
+
+    good, late = asyncio.run(run())
+    assert good.json() == {"bytes": 2}
+    assert [each.json() for each in late] == [{"bytes": 1}] * 3
+
+
 def test_each_request_has_a_line_a_count_and_an_id():
     metrics = Metrics()
     with structlog.testing.capture_logs() as lines:

@@ -87,6 +87,8 @@ class Bounds:
 
     ``bodies`` are bounds of bodies by path: the longest prefix decides, ``body`` where there is none. ``together`` is
     for all bodies that are being read. A request ends after ``total``, its body has to be there after ``arriving``.
+    ``at_once`` is for requests that are worked on: those whose bodies are still on their way would else, sent slowly,
+    keep all others out.
     """
 
     rate: Rate = Rate()
@@ -121,13 +123,13 @@ class Limits:
             await self._app(scope, receive, send)
             return
         begun = _Begun(send)
-        body = _Body(receive, self._limit(scope["path"]), self._bounds, self._hold)
+        body = _Body(receive, self._limit(scope["path"]), self._bounds, self._hold, self._work)
         try:
             self._buckets.take(client_of(scope))
             if self._under_way >= self._bounds.at_once:
                 raise PlatformError("too many requests at once", code="limits.busy")
             body.expect(scope["headers"])
-            self._under_way += 1
+            self._work(+1)
             try:
                 async with asyncio.timeout(self._bounds.total):
                     await self._app(scope, body.receive, begun.send)
@@ -136,7 +138,7 @@ class Limits:
                     "the answer took too long", code="limits.late", expected=f"within {self._bounds.total:g} s"
                 ) from error
             finally:
-                self._under_way -= 1
+                self._work(-1)
         except KubenclaveError as error:
             if begun.done:  # half an answer cannot be taken back: the server closes the connection
                 raise
@@ -147,6 +149,9 @@ class Limits:
     def _limit(self, path: str) -> int:
         prefixes = [prefix for prefix in self._bounds.bodies if path.startswith(prefix)]
         return self._bounds.bodies[max(prefixes, key=len)] if prefixes else self._bounds.body
+
+    def _work(self, step: int) -> None:
+        self._under_way += step
 
     def _hold(self, size: int) -> None:
         """Count bytes that came, or went. Raises PlatformError ``limits.busy``."""
@@ -170,11 +175,19 @@ class _Begun:
 class _Body:
     """Counts the bytes of one body and the time that they take."""
 
-    def __init__(self, receive: Receive, limit: int, bounds: Bounds, hold: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        limit: int,
+        bounds: Bounds,
+        hold: Callable[[int], None],
+        work: Callable[[int], None],
+    ) -> None:
         self._receive = receive
         self._limit = limit
         self._seconds = bounds.arriving
         self._hold = hold
+        self._work = work
         self._ends = asyncio.get_running_loop().time() + bounds.arriving
         self._whole = False
         self.size = 0
@@ -188,6 +201,7 @@ class _Body:
     async def receive(self) -> Message:
         if self._whole:
             return await self._receive()  # waits for the client to go away, which may take as long as the answer
+        self._work(-1)
         try:
             async with asyncio.timeout_at(self._ends):
                 message: dict[str, Any] = dict(await self._receive())
@@ -195,6 +209,8 @@ class _Body:
             raise FormatError(
                 "the request did not arrive in time", code="serving.slow", expected=f"within {self._seconds:g} s"
             ) from error
+        finally:
+            self._work(+1)
         if message["type"] == "http.disconnect":
             raise FormatError("the client went away before its request was whole", code="serving.slow")
         self._whole = not message.get("more_body", False)
