@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Mount
 
 from kubenclave.dcap.anchor import TrustAnchor
+from kubenclave.dcap.describe import zulu
 from kubenclave.errors import KubenclaveError, PlatformError, UsageError
 from kubenclave.services.attestation.app import attestation_app
 from kubenclave.services.attestation.azure_http import error_response, is_azure_path
@@ -194,7 +195,7 @@ def rotate_if_due(keyring: KeyRing, algorithm: Algorithm, age: dt.timedelta, now
         return False
     waiting = keyring.rotate(algorithm)
     if waiting.created >= now:
-        _log.info("key.rotated", algorithm=algorithm.value, kid=waiting.kid, signs_from=waiting.active_from.isoformat())
+        _log.info("key.rotated", algorithm=algorithm.value, kid=waiting.kid, signs_from=zulu(waiting.active_from))
     return True
 
 

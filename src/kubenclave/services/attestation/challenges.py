@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from kubenclave.dcap.describe import zulu
 from kubenclave.errors import TrustError
 from kubenclave.services.batches import Batches
 from kubenclave.services.database import Database
@@ -103,7 +104,7 @@ class Challenges:
             raise TrustError(
                 "the challenge has expired",
                 code="challenge.expired",
-                found=dt.datetime.fromtimestamp(end, dt.UTC).isoformat(),
+                found=zulu(dt.datetime.fromtimestamp(end, dt.UTC)),
                 hint="ask for a new one, and send the evidence right after making it",
             )
         return said[:_RANDOM], end

@@ -48,7 +48,7 @@ class _Keys:
                 "keys are not made for this algorithm", code="request.algorithm", expected=known, found=name[:40]
             )
         key = await asyncio.to_thread(self._service.keyring.rotate, Algorithm(name))
-        _log.info("key.was-rotated", kid=key.kid, by=principal.name)
+        _log.info("key.rotated", kid=key.kid, by=principal.name)
         return answer(self._described(key))
 
     async def revoke(self, request: Request) -> Response:
@@ -56,7 +56,7 @@ class _Keys:
         principal = await self._service.guard.require(request, Role.KEY_ADMIN)
         kid = request.path_params["kid"]
         key = await asyncio.to_thread(self._service.keyring.revoke, kid)
-        _log.warning("key.was-revoked", kid=kid, by=principal.name)
+        _log.warning("key.revoked", kid=kid, by=principal.name)
         return answer(self._described(key))
 
     def _described(self, key: SigningKey) -> dict[str, Any]:

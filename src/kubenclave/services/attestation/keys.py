@@ -165,7 +165,7 @@ class KeyRing:
             elif not present:
                 made = self._insert(connection, keyfiles.generate(algorithm, self.settings.rsa_bits), at_once=True)
         if made is not None:
-            _log.info("keys.added", kid=made, algorithm=algorithm.value, file=str(path) if path else None)
+            _log.info("key.added", kid=made, algorithm=algorithm.value, file=str(path) if path else None)
 
     def _adopt(
         self, connection: sqlite3.Connection, given: PrivateKey, path: str, present: Sequence[SigningKey]

@@ -183,5 +183,5 @@ def _shown(policy: StoredPolicy) -> dict[str, Any]:
 
 
 def _changed(policy: StoredPolicy) -> Response:
-    _log.info("policy.was-set", type=policy.tee_type, version=policy.version, digest=policy.digest.hex(), by=policy.by)
+    _log.info("policy.set", type=policy.tee_type, version=policy.version, digest=policy.digest.hex(), by=policy.by)
     return answer(policy.as_dict())

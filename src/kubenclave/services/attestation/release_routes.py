@@ -72,7 +72,7 @@ class _Release:
         judgement = await service.judged(evidence, policy, jti, wanted=secret.name)
         self._check_still_in_force(policy)
         released = await release(secret, judgement, jti=jti, secrets=service.secrets, log=service.log)
-        _log.info("secret.was-released", secret=secret.name, version=secret.version, entry=released.receipt.index)
+        _log.info("secret.released", secret=secret.name, version=secret.version, entry=released.receipt.index)
         return answer(_described(released))
 
     def _check_still_in_force(self, policy: StoredPolicy) -> None:
@@ -106,14 +106,14 @@ class _Release:
             by=principal.name,
             simulated=asked.simulated,
         )
-        _log.info("secret.was-stored", secret=info.name, version=info.version, by=info.by)
+        _log.info("secret.stored", secret=info.name, version=info.version, by=info.by)
         return answer(info.as_dict())
 
     async def delete(self, request: Request) -> Response:
         principal = await self._service.guard.require(request, Role.RELEASE_ADMIN)
         name = request.path_params["name"]
         await asyncio.to_thread(self._service.secrets.delete, name)
-        _log.info("secret.was-deleted", secret=name, by=principal.name)
+        _log.info("secret.deleted", secret=name, by=principal.name)
         return Response(status_code=204)
 
 

@@ -17,6 +17,7 @@ from typing import Final, Never, TypeVar
 import structlog
 
 from kubenclave.dcap.anchor import TrustAnchor
+from kubenclave.dcap.describe import zulu
 from kubenclave.errors import KubenclaveError, UnreachableError
 from kubenclave.services.collateral.ingest import check, check_key, is_judged_by_root_crl
 from kubenclave.services.collateral.items import EARLY, ROOT_CRL, STANDARD, Item, ItemKey, Kind
@@ -50,7 +51,7 @@ class StaleError(UnreachableError):
             code="collateral.stale",
             field=str(item.key),
             expected="nextUpdate still to come",
-            found=item.next_update.isoformat(),
+            found=zulu(item.next_update),
             hint="see the status of the item and of its sources; dangerously_serve_expired serves it nevertheless",
         )
         self.retry_after = retry_after
@@ -245,7 +246,7 @@ class CollateralCache:
             )
             raise
         await asyncio.to_thread(self.store.succeeded, key, self._now() + self._pause_before_next(item))
-        _log.info("collateral.renewed", item=str(key), source=item.source, next_update=item.next_update.isoformat())
+        _log.info("collateral.renewed", item=str(key), source=item.source, next_update=zulu(item.next_update))
         return item
 
     async def _from_sources(self, key: ItemKey, root_crl: Item | None) -> Item:

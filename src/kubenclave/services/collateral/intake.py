@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from kubenclave.dcap.anchor import TrustAnchor
+from kubenclave.dcap.describe import zulu
 from kubenclave.errors import KubenclaveError, TrustError
 from kubenclave.services.collateral import ingest
 from kubenclave.services.collateral.bundle import Bundle
@@ -115,8 +116,8 @@ class Bundles:
             raise TrustError(
                 "something in the bundle has ended",
                 code="bundle.expired",
-                expected=f"before {bundle.horizon.isoformat()}",
-                found=now.isoformat(),
+                expected=f"before {zulu(bundle.horizon)}",
+                found=zulu(now),
                 hint="have a new one made: kubenclave collateral bundle create",
             )
         last = self._last(bundle.signer)
@@ -124,8 +125,8 @@ class Bundles:
             raise TrustError(
                 "the bundle is older than the last one of the same signer",
                 code="bundle.rollback",
-                expected=f"made at {last.isoformat()} or later",
-                found=bundle.created.isoformat(),
+                expected=f"made at {zulu(last)} or later",
+                found=zulu(bundle.created),
                 hint="where that is meant: --dangerously-allow-rollback",
             )
 

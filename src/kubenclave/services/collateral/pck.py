@@ -156,7 +156,7 @@ class PckCerts:
                     raise
                 if error.code != "pck.other-platform":  # else strangers could keep a platform from new certificates
                     await asyncio.to_thread(self._note_try, name, tcb, self._cache.settings.negative)
-                _log.warning("certificates.not-renewed", platform=name, code=error.code, error=str(error))
+                _log.warning("pck.not-renewed", platform=name, code=error.code, error=str(error))
             held = self._held(name)
         if not held:
             raise unknown("PCK certificates", "any source")
@@ -237,7 +237,7 @@ class PckCerts:
                 continue
             await asyncio.to_thread(self._write, name, request, answer, source.name, standing)
             await asyncio.to_thread(self._note_try, name, request.cpu_svn + request.pce_svn, REVISIT)
-            _log.info("certificates.renewed", platform=name, source=source.name, count=len(answer.entries))
+            _log.info("pck.renewed", platform=name, source=source.name, count=len(answer.entries))
             return
         if all(isinstance(each, UnknownError) for each in failures):
             tcb, pause = request.cpu_svn + request.pce_svn, self._cache.settings.negative
