@@ -75,6 +75,69 @@ def test_a_receipt_is_checked_without_the_service(service, run, folder, tmp_path
     assert run("log", "verify", file, "--key", folder / "log.key", remote=False)[0] == 3
 
 
+@pytest.mark.parametrize("dialect", ["azure", "ear"])
+def test_a_token_alone_is_enough_to_get_its_receipt(service, run, folder, tmp_path, dialect):
+    remote = Remote(service.url, ca=str(service.ca))
+    document = {"quote": base64url(service.quote()), "token": dialect}
+    token = remote.send("POST", "/v1/attest", document=document)["token"]
+    attest(service)  # the log goes on
+    (tmp_path / "token.jwt").write_text(token)
+    words = ("log", "prove", tmp_path / "token.jwt", "--key", folder / "log.key", "--out", tmp_path / "receipt.json")
+    code, said = run(*words, "--output", "json")
+    assert (code, said["included"], said["entry"]["verdict"]) == (0, True, "accepted")
+    code, again = run(
+        "log", "verify", tmp_path / "receipt.json", "--key", folder / "log.key", "--output", "json", remote=False
+    )
+    assert (code, again) == (0, said)
+
+
+@pytest.mark.parametrize(
+    ("changed", "refusal"),
+    [
+        ({"index": 0}, (1, "log.other-entry")),
+        ({"index": 1 << 40}, (1, "log.other-entry")),
+        ({"leaf": "00" * 32}, (1, "log.other-entry")),
+        ({"jti": "another"}, (1, "log.other-entry")),
+        ({"index": -1}, (3, "token.malformed")),
+        ({"index": True}, (3, "token.malformed")),
+        ({"leaf": "x"}, (3, "token.malformed")),
+        ({"log": None}, (3, "token.malformed")),
+    ],
+)
+def test_a_token_that_names_another_entry_gets_no_receipt(service, run, tmp_path, changed, refusal):
+    attest(service)
+    answer = attest(service)
+    receipt = answer["receipt"]
+    place = {"index": receipt["index"], "leaf": receipt["leaf_hash"], **changed}
+    claims = {"jti": changed.get("jti", json.loads(receipt["entry"])["jti"])}
+    claims["kubenclave"] = {"log": None if "log" in changed else place}
+    parts = [base64url(json.dumps(each).encode()) for each in ({"alg": "none"}, claims)]
+    (tmp_path / "token.jwt").write_text(".".join([*parts, ""]))
+    words = (
+        "log",
+        "prove",
+        tmp_path / "token.jwt",
+        "--key",
+        service.ca.parent / "log.key",
+        "--out",
+        tmp_path / "receipt.json",
+    )
+    code, said = run(*words, "--output", "json")
+    assert (code, said["error"]["code"]) == refusal
+    assert not (tmp_path / "receipt.json").exists()
+
+
+@pytest.mark.parametrize("proof", [{}, {"proof": 1}, {"proof": ["x"]}, {"proof": ["00" * 32]}, None])
+def test_a_service_that_proves_nothing_gives_no_receipt(service, run, tmp_path, monkeypatch, proof):
+    remote = Remote(service.url, ca=str(service.ca))
+    answer = remote.send("POST", "/v1/attest", document={"quote": base64url(service.quote())})
+    (tmp_path / "token.jwt").write_text(answer["token"])
+    get = Remote.get
+    monkeypatch.setattr(Remote, "get", lambda self, path, **more: proof if "proof" in path else get(self, path, **more))
+    code, said = run("log", "prove", tmp_path / "token.jwt", "--key", service.ca.parent / "log.key", "--output", "json")
+    assert (code, said["error"]["code"]) in {(3, "receipt.malformed"), (1, "log.inclusion")}
+
+
 def test_head_and_entries_are_shown(service, run):
     attest(service)
     code, head = run("log", "head", "--output", "json")

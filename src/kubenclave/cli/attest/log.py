@@ -11,7 +11,7 @@ import click
 
 from kubenclave.cli import evidence, kit
 from kubenclave.cli.remote import Remote, access_options, url_option
-from kubenclave.errors import FormatError, UnreachableError, UsageError
+from kubenclave.errors import FormatError, TrustError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
     from kubenclave.cli.attest.watch import Keep
@@ -101,11 +101,46 @@ def verify(receipt: str, key_text: str) -> None:
     said = _object(document, "entry", "proof")
     read = InclusionReceipt.parse(said["proof"])
     checkpoint = read.check(said["entry"].encode("utf-8", "surrogatepass"), _key(key_text))
-    entry = read_entry(said["entry"])
-    names = ("at", "verdict", "tcb_status", "fresh", "simulated", "jti", "evidence")
-    rows = [("in the log", f"entry {read.index} of {checkpoint.size}, {kit.printable(checkpoint.origin)}")]
-    rows += [(name.replace("_", " "), kit.printable(str(entry[name]))) for name in names if name in entry]
-    kit.emit({"included": True, "index": read.index, "head": _described(checkpoint), "entry": entry}, kit.table(rows))
+    _show_included(read.index, checkpoint, read_entry(said["entry"]))
+
+
+@command.command(
+    "prove",
+    epilog=kit.examples("kubenclave attest log prove token.jwt --url URL --key log.key --out receipt.json"),
+)
+@click.argument("token", type=evidence.FILE)
+@url_option()
+@_key_option
+@click.option("--out", type=evidence.FILE, metavar="FILE", help="Where the receipt goes, for 'verify'.")
+@access_options
+@kit.output_option
+def prove(*, token: str, url: str, key_text: str, out: str | None, token_file: str | None, ca: str | None) -> None:
+    """Have the service prove that the entry which TOKEN names is in its log, and keep the proof as a receipt.
+
+    For whoever has a token and no receipt, as clients of Azure Attestation. The token's signature is for 'attest token
+    verify'. Exit code 0 when a head that the key signed has the entry, 1 when not.
+    """
+    from kubenclave.cli.attest.watch import read_entry
+    from kubenclave.dcap import merkle
+    from kubenclave.dcap.token.compact import CompactToken
+    from kubenclave.services.attestation.checkpoint import InclusionReceipt, open_checkpoint
+
+    index, leaf, jti = _named(CompactToken.parse(kit.read_input(token, what="token")).claims)
+    key, remote = _key(key_text), Remote(url, token_file=token_file, ca=ca)
+    note = _object(remote.get("/v1/log/head"), "note")["note"]
+    size = open_checkpoint(note, key).size
+    texts = _texts(remote.get("/v1/log/entries", start=index, end=index + 1)) if index < size else []
+    if len(texts) != 1 or merkle.leaf_hash(texts[0].encode("utf-8", "surrogatepass")) != leaf:
+        raise _other_entry(index, size)
+    entry = read_entry(texts[0])
+    if entry.get("jti") != jti:
+        raise _other_entry(index, size)
+    proof = _hashes(remote.get("/v1/log/proof/inclusion", index=index, size=size))
+    receipt = InclusionReceipt(index, proof, note)
+    checkpoint = receipt.check(texts[0].encode(), key)
+    if out is not None:
+        kit.write_output(out, json.dumps({"entry": texts[0], "proof": receipt.text}).encode(), what="receipt")
+    _show_included(index, checkpoint, entry)
 
 
 @command.command(
@@ -160,6 +195,47 @@ def _key(text: str) -> "LogKey":
     if "+" not in text:
         text = kit.read_input(text, what="key", limit=_MAX_RECEIPT).decode("utf-8", "replace")
     return LogKey.parse(text)
+
+
+def _show_included(index: int, checkpoint: "Checkpoint", entry: dict[str, Any]) -> None:
+    names = ("at", "verdict", "tcb_status", "fresh", "simulated", "jti", "evidence")
+    rows = [("in the log", f"entry {index} of {checkpoint.size}, {kit.printable(checkpoint.origin)}")]
+    rows += [(name.replace("_", " "), kit.printable(str(entry[name]))) for name in names if name in entry]
+    kit.emit({"included": True, "index": index, "head": _described(checkpoint), "entry": entry}, kit.table(rows))
+
+
+def _named(claims: dict[str, Any]) -> tuple[int, bytes, Any]:
+    """Return place, hash and token id of the entry that a token names. Raises FormatError ``token.malformed``."""
+    try:
+        place = claims["kubenclave"]["log"]
+        index, leaf = place["index"], bytes.fromhex(place["leaf"])
+    except (KeyError, TypeError, ValueError):
+        index, leaf = None, b""
+    if type(index) is not int or not 0 <= index < 1 << 53:
+        raise FormatError(
+            "the token names no entry of a log",
+            code="token.malformed",
+            expected="kubenclave.log with index and leaf",
+            hint="tokens of verdicts have one; those about policies and keys do not",
+        )
+    return index, leaf, claims.get("jti")
+
+
+def _other_entry(index: int, size: int) -> TrustError:
+    return TrustError(
+        "the log does not have the entry that the token names",
+        code="log.other-entry",
+        field=f"entry {index} of {size}",
+        hint="keep token and head: the log was changed, or the token is another service's",
+    )
+
+
+def _hashes(document: Any) -> tuple[bytes, ...]:
+    """Return the hashes of a proof. Raises FormatError ``receipt.malformed``."""
+    try:
+        return tuple(bytes.fromhex(each) for each in document["proof"])
+    except (KeyError, TypeError, ValueError):
+        raise FormatError("not a proof", code="receipt.malformed", expected="hashes in hex") from None
 
 
 def _described(checkpoint: "Checkpoint") -> dict[str, Any]:
