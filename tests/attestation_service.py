@@ -4,7 +4,6 @@
 import asyncio
 import base64
 import contextlib
-import datetime as dt
 import hashlib
 import json
 from collections.abc import Coroutine, Iterator
@@ -23,22 +22,10 @@ from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.attestation.settings import Settings
 from kubenclave.services.web.credentials import Role
 from tests import simulated_platform
+from tests.clock import Clock
 
 T = TypeVar("T")
 ISSUER = "https://attestation.example/simulated"
-
-
-class Clock:
-    """A clock that tests set."""
-
-    def __init__(self, time: dt.datetime = simulated_platform.NOW) -> None:
-        self.time = time
-
-    def __call__(self) -> dt.datetime:
-        return self.time
-
-    def advance(self, **how: float) -> None:
-        self.time += dt.timedelta(**how)
 
 
 @dataclass
@@ -81,7 +68,7 @@ class Bench:
 @contextlib.contextmanager
 def bench(state: Path, tcb: PlatformTcb = PlatformTcb.UP_TO_DATE, **settings: Any) -> Iterator[Bench]:
     """A service for the SIMULATED root of tests, open to all unless told otherwise."""
-    platform, clock = simulated_platform.Platform.ready(tcb), Clock()
+    platform, clock = simulated_platform.Platform.ready(tcb), Clock(simulated_platform.NOW)
     given = {"issuer": ISSUER, "state": state, "root": platform.issuer.root_der, "open": True, **settings}
     service = AttestationService.create(Settings(**given), FixedCollateral(platform.collateral()), clock)
     try:

@@ -34,6 +34,7 @@ from kubenclave.services.web.limits import Bounds, Limits, Rate
 from kubenclave.serving import server
 from kubenclave.wire.metrics import Metrics
 from tests import collateral_items
+from tests.clock import Clock
 from tests.evidence import NOW
 
 
@@ -64,16 +65,6 @@ class FixedSource:
 
     async def close(self) -> None:
         pass
-
-
-class Clock:
-    """A clock that tests set."""
-
-    def __init__(self, now: dt.datetime) -> None:
-        self.now = now
-
-    def __call__(self) -> dt.datetime:
-        return self.now
 
 
 @dataclass

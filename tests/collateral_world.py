@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.errors import KubenclaveError
 from kubenclave.services.collateral.cache import CacheSettings, CollateralCache
@@ -20,23 +22,11 @@ from kubenclave.services.collateral.sources.routes import item_of, route_of
 from kubenclave.services.collateral.store import Store
 from kubenclave.services.database import Database
 from kubenclave.wire import pcs
+from tests.clock import Clock
 from tests.pcs_upstream import ENCRYPTED_PPID, Fault, Request, Service, World
 
 NOW: Final = dt.datetime(2026, 3, 5, 12, 0, tzinfo=dt.UTC)
 DAY: Final = dt.timedelta(days=1)
-
-
-class Clock:
-    """The time, as tests set it."""
-
-    def __init__(self, now: dt.datetime = NOW) -> None:
-        self.time = now
-
-    def __call__(self) -> dt.datetime:
-        return self.time
-
-    def advance(self, by: dt.timedelta) -> None:
-        self.time += by
 
 
 class WorldSource:
@@ -128,3 +118,19 @@ def item(world: World, key: ItemKey, fault: Fault | None = None, **changes: Any)
         "fetched": now,
     }
     return check(key, **(given | changes))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(NOW)
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
+    with stored(tmp_path, clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+def source(clock: Clock) -> WorldSource:
+    return WorldSource(World(clock))

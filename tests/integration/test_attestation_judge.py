@@ -18,7 +18,8 @@ from kubenclave.services.collateral.sources.base import SourceError, unknown
 from kubenclave.sgx.quote import TeeType
 from tests import evidence as by_hand
 from tests import simulated_platform
-from tests.attestation_service import Clock, attestation, base64url, run
+from tests.attestation_service import attestation, base64url, run
+from tests.clock import Clock
 
 __all__ = ["attestation"]
 
@@ -57,7 +58,7 @@ def test_nobody_is_asked_for_a_platform_that_is_not_under_the_root(tmp_path):
     platform = simulated_platform.Platform.ready()
     provider = Asked(platform.collateral())
     settings = Settings(issuer="https://attestation.example", state=tmp_path / "state")
-    service = AttestationService.create(settings, provider, Clock())
+    service = AttestationService.create(settings, provider, Clock(simulated_platform.NOW))
     with pytest.raises(TrustError) as caught:
         run(service.judge.judge(Evidence(quote=platform.quote()), None))
     service.close()

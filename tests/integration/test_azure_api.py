@@ -34,8 +34,9 @@ from kubenclave.sgx.attributes import AttributeFlags, Attributes
 from kubenclave.sgx.quote import TeeType
 from kubenclave.wire import maa
 from tests import collateral_items, evidence, simulated_platform
-from tests.attestation_service import ISSUER, Bench, Clock, base64url, bench, claims
+from tests.attestation_service import ISSUER, Bench, base64url, bench, claims
 from tests.azure_server import Served, open_enclave_report, served
+from tests.clock import Clock
 from vectors.reader import read
 
 VERSION = "?api-version=2022-08-01"

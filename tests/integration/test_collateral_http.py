@@ -256,14 +256,14 @@ def test_an_answer_is_kept_no_longer_than_it_is_good(served: Bench, left: dt.tim
     served.get(path)
     item = served.service.store.get(ItemKey.identity(Tee.SGX))
     assert item is not None
-    served.clock.now = item.next_update - left
+    served.clock.time = item.next_update - left
     assert served.get(path).headers["cache-control"] == f"max-age={expected}"
 
 
 def test_what_has_ended_is_503_with_a_time_to_come_again(served: Bench):
     path = f"{SGX4}/qe/identity"
     served.get(path)
-    served.clock.now = NOW + dt.timedelta(days=60)
+    served.clock.time = NOW + dt.timedelta(days=60)
     answer = served.get(path)
     assert (answer.status_code, answer.headers[CODE]) == (503, "collateral.stale")
     assert int(answer.headers["retry-after"]) >= 1
@@ -274,7 +274,7 @@ def test_what_is_served_beyond_its_end_says_so(tmp_path: Path):
     with bench(tmp_path, settings=settings) as served:
         path = f"{SGX4}/qe/identity"
         assert "warning" not in served.get(path).headers
-        served.clock.now = NOW + dt.timedelta(days=50)
+        served.clock.time = NOW + dt.timedelta(days=50)
         answer = served.get(path)
     assert (answer.status_code, answer.headers["cache-control"]) == (200, "max-age=0")
     assert answer.headers["warning"] == '110 kubenclave "dangerously_serve_expired"'

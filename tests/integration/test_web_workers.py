@@ -27,6 +27,7 @@ from kubenclave.services.web.gather import Gatherer, merged
 from kubenclave.services.web.lease import Lease
 from kubenclave.services.web.tls import Tls
 from kubenclave.wire.metrics import Metrics
+from tests.clock import Clock
 from tests.waiting import eventually, eventually_async
 
 PROGRAM = """
@@ -146,17 +147,6 @@ def _zombie(process):
         return True
 
 
-class Clock:
-    def __init__(self):
-        self.time = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-
-    def __call__(self):
-        return self.time
-
-    def later(self, seconds):
-        self.time += dt.timedelta(seconds=seconds)
-
-
 @pytest.fixture
 def database(tmp_path):
     opened = Database(tmp_path / "leases.db")
@@ -170,11 +160,11 @@ def test_a_lease_has_one_holder_until_it_ends_or_is_given(database):
     assert first.take()
     assert not second.take()
     assert Lease(database, "rotate", clock).take(), "another work"
-    clock.later(9)
+    clock.advance(seconds=9)
     assert first.take(), "renewed"
-    clock.later(9)
+    clock.advance(seconds=9)
     assert not second.take()
-    clock.later(1)
+    clock.advance(seconds=1)
     assert second.take()
     assert not first.take()
     first.give()
@@ -187,7 +177,7 @@ def test_a_lease_of_a_clock_that_went_back_does_not_last(database):
     clock = Clock()
     first, second = (Lease(database, "refresh", clock, seconds=10) for _ in range(2))
     assert first.take()
-    clock.later(-3600)
+    clock.advance(seconds=-3600)
     assert second.take()
 
 
@@ -212,7 +202,7 @@ def test_work_goes_on_where_the_lease_goes(database):
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         await eventually_async(lambda: len(told) == 2)
-        clock.later(10)
+        clock.advance(seconds=10)
         assert leases[0].take(), "the second was too late"
         await asyncio.sleep(0.1)
         second.cancel()

@@ -15,7 +15,8 @@ from kubenclave.errors import TrustError
 from kubenclave.platform.simulated.tcb import FMSPC
 from kubenclave.services.collateral.items import Item, ItemKey, Tee
 from kubenclave.services.collateral.pck import PckCertificate, choose
-from tests.collateral_world import NOW, Clock, stored
+from tests.clock import Clock
+from tests.collateral_world import NOW, stored
 
 SVNS = st.tuples(st.lists(st.integers(0, 3), min_size=16, max_size=16), st.integers(10, 13))
 
@@ -56,7 +57,7 @@ def test_what_is_chosen_is_not_above_the_platform_and_no_candidate_is_above_it(
 def test_generation_and_date_never_go_backwards(offers: list[tuple[int, int]]):
     key = ItemKey.tcb_info(Tee.SGX, FMSPC.hex())
     base = Item(key, b"", b"", NOW, NOW, 0, "x", NOW)
-    with tempfile.TemporaryDirectory() as folder, stored(Path(folder), Clock()) as store:
+    with tempfile.TemporaryDirectory() as folder, stored(Path(folder), Clock(NOW)) as store:
         seen = []
         for number, day in offers:
             issued = NOW + dt.timedelta(days=day)

@@ -10,16 +10,7 @@ import pytest
 from kubenclave.errors import TrustError
 from kubenclave.services.attestation.challenges import Challenges
 from kubenclave.services.database import Database
-
-START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-
-
-class Clock:
-    def __init__(self):
-        self.time = START
-
-    def __call__(self):
-        return self.time
+from tests.clock import START, Clock
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from kubenclave.services.attestation.provider import FixedCollateral
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.attestation.settings import Settings
 from tests import simulated_platform
-from tests.attestation_service import ISSUER, Clock
+from tests.attestation_service import ISSUER
+from tests.clock import Clock
 
 REAL = "https://attestation.example"
 ROOT = Issuer(Pki.from_seed(simulated_platform.SEED)).root_der
@@ -108,9 +109,9 @@ def test_state_belongs_to_one_root_for_good(tmp_path):
     )
     state = tmp_path / "state"
     for settings in (made(state), made(state)):
-        AttestationService.create(settings, collateral, Clock()).close()
+        AttestationService.create(settings, collateral, Clock(simulated_platform.NOW)).close()
     assert state.stat().st_mode & 0o777 == 0o700
     for other in (made(state, root=OTHER_ROOT), made(state, issuer=REAL, root=None)):
         with pytest.raises(UsageError) as caught:
-            AttestationService.create(other, collateral, Clock())
+            AttestationService.create(other, collateral, Clock(simulated_platform.NOW))
         assert caught.value.code == "settings.other-root"

@@ -11,7 +11,7 @@ from kubenclave.cli.main import run
 from kubenclave.cli.trust import SourceName
 from kubenclave.services.database import Database
 from kubenclave.services.web.credentials import Credentials, Role
-from tests.attestation_service import Clock
+from tests.clock import Clock
 
 
 @pytest.mark.parametrize(

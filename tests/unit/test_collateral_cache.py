@@ -4,9 +4,7 @@
 import asyncio
 import datetime as dt
 import gc
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,28 +20,15 @@ from kubenclave.services.collateral.store import Store
 from kubenclave.services.web.limits import Rate, TooFastError
 from tests import evidence
 from tests.asynchronous import in_a_loop
-from tests.collateral_world import DAY, NOW, Clock, WorldSource, cache_of, item, stored
+from tests.clock import Clock
+from tests.collateral_world import DAY, NOW, WorldSource, cache_of, clock, item, source, store
 from tests.pcs_upstream import OTHER_FMSPC, Fault, World
+
+__all__ = ["clock", "source", "store"]
 
 TCB_INFO = ItemKey.tcb_info(Tee.SGX, FMSPC.hex())
 EARLY_INFO = replace(TCB_INFO, update=EARLY)
 HOUR = dt.timedelta(hours=1)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    with stored(tmp_path, clock) as opened:
-        yield opened
-
-
-@pytest.fixture
-def source(clock: Clock) -> WorldSource:
-    return WorldSource(World(clock))
 
 
 def down(code: str = "source.dns", **more: Any) -> SourceError:

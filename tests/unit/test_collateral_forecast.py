@@ -2,9 +2,8 @@
 """What a TCB recovery will do: verdicts under both generations, the day between, and how sure that is."""
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -21,8 +20,11 @@ from kubenclave.services.collateral.store import Store
 from kubenclave.sgx.quote import TeeType
 from kubenclave.wire.pcs import EvaluationNumber, EvaluationNumbers
 from tests.asynchronous import in_a_loop
-from tests.collateral_world import DAY, NOW, Clock, WorldSource, cache_of, stored
+from tests.clock import Clock
+from tests.collateral_world import DAY, NOW, WorldSource, cache_of, clock, store
 from tests.pcs_upstream import World
+
+__all__ = ["clock", "store"]
 
 UP_TO_DATE, OLD = PlatformTcb.UP_TO_DATE, PlatformTcb.OUT_OF_DATE
 NEWER = replace(UP_TO_DATE.svns, components=(15, 15, *UP_TO_DATE.svns.components[2:]))
@@ -110,17 +112,6 @@ def test_a_platform_below_every_level():
 def test_tdx_components(svns: tuple[int, ...], status: TcbStatus):
     seen = platform(tdx_svns=(*svns, *[0] * 13))
     assert outlook(seen, info(17, tee=TeeType.TDX)).status == status
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    with stored(tmp_path, clock) as opened:
-        yield opened
 
 
 def world(clock: Clock) -> World:

@@ -3,7 +3,6 @@
 
 import datetime as dt
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,26 +26,13 @@ from kubenclave.services.collateral.store import Store
 from kubenclave.wire.pcs import PckEntry
 from tests import evidence
 from tests.asynchronous import in_a_loop
-from tests.collateral_world import DAY, NOW, Clock, WorldSource, cache_of, stored
+from tests.clock import Clock
+from tests.collateral_world import DAY, NOW, WorldSource, cache_of, clock, source, store
 from tests.pcs_upstream import ENCRYPTED_PPID, QE_ID, World, tcbm_of
 
+__all__ = ["clock", "source", "store"]
+
 UP_TO_DATE, OLD = PlatformTcb.UP_TO_DATE, PlatformTcb.OUT_OF_DATE
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    with stored(tmp_path, clock) as opened:
-        yield opened
-
-
-@pytest.fixture
-def source(clock: Clock) -> WorldSource:
-    return WorldSource(World(clock))
 
 
 def request(tcb: PlatformTcb = UP_TO_DATE, **changes: Any) -> PckRequest:

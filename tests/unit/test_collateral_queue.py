@@ -10,6 +10,7 @@ from kubenclave.errors import FormatError, PlatformError
 from kubenclave.services.collateral import queue as module
 from kubenclave.services.collateral.queue import Platform, PlatformQueue, QueueState
 from kubenclave.services.database import Database
+from tests.clock import Clock
 from tests.evidence import NOW
 
 MEMBERS = {
@@ -23,17 +24,9 @@ MEMBERS = {
 PLATFORM = Platform.from_json(MEMBERS)
 
 
-class Clock:
-    def __init__(self):
-        self.now = NOW
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture
@@ -106,7 +99,7 @@ def test_a_lease_hides_a_platform_from_others_until_it_ends(queue: PlatformQueue
     assert queue.waiting(QueueState.NEW) == []
     assert queue.waiting(QueueState.NEW, lease=dt.timedelta(minutes=5)) == []
     assert queue.lengths() == {QueueState.NEW: 1, QueueState.NOT_AVAILABLE: 0}
-    clock.now += dt.timedelta(minutes=5)
+    clock.time += dt.timedelta(minutes=5)
     assert queue.waiting(QueueState.NEW) == [PLATFORM]
 
 

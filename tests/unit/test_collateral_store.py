@@ -2,7 +2,6 @@
 """The store: copies that are only replaced by newer ones, attempts beside them, bounded whatever is asked for."""
 
 import datetime as dt
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,24 +16,16 @@ from kubenclave.services.collateral.intake import Bundles
 from kubenclave.services.collateral.items import ROOT_CRL, Item, ItemKey, Tee
 from kubenclave.services.collateral.store import Store
 from kubenclave.services.database import Database
-from tests.collateral_world import DAY, NOW, Clock, cache_of, item, stored
+from tests.clock import Clock
+from tests.collateral_world import DAY, NOW, cache_of, clock, item, store
 from tests.pcs_upstream import World
+
+__all__ = ["clock", "store"]
 
 WORLD = World(lambda: NOW)
 TCB_INFO = ItemKey.tcb_info(Tee.SGX, FMSPC.hex())
 HOUR = dt.timedelta(hours=1)
 REFUSED = KubenclaveError("no", code="source.dns")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    with stored(tmp_path, clock) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

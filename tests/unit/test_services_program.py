@@ -25,7 +25,9 @@ from kubenclave.services.program import (
 from kubenclave.services.web.credentials import Role
 from kubenclave.services.web.limits import Rate, TooFastError
 from kubenclave.wire.metrics import Metrics
-from tests.attestation_service import Clock, attestation, base64url
+from tests import simulated_platform
+from tests.attestation_service import attestation, base64url
+from tests.clock import Clock
 
 __all__ = ["attestation"]  # a fixture
 
@@ -35,7 +37,7 @@ DAY = dt.timedelta(days=1)
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(simulated_platform.NOW)
 
 
 @pytest.fixture

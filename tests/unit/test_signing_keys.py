@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 from kubenclave.errors import FormatError, KubenclaveError, PlatformError, UsageError
 from kubenclave.services.attestation.keys import Algorithm, KeyRing, KeySettings, State
 from kubenclave.services.database import Database
+from tests.clock import Clock
 
 START = dt.datetime(2026, 3, 5, 12, 0, tzinfo=dt.UTC)
 URL = "https://attest.example/simulated"
@@ -32,22 +33,9 @@ SETTINGS = KeySettings(issuer_url=URL, simulated=True)
 RSA, EC = Algorithm.RS256, Algorithm.ES256
 
 
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.time = START
-
-    def __call__(self) -> dt.datetime:
-        return self.time
-
-    def forward(self, **span: float) -> None:
-        self.time += dt.timedelta(**span)
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(START)
 
 
 @pytest.fixture
@@ -156,14 +144,14 @@ def test_a_rotation_publishes_then_signs_then_retires(ring, clock):
     second = ring.rotate(EC)
     assert states(ring) == ["active", "next"]
     assert [each["kid"] for each in ring.jwks(EC)["keys"]] == [first.kid, second.kid]
-    clock.forward(minutes=14, seconds=59)
+    clock.advance(minutes=14, seconds=59)
     assert ring.active(EC).kid == first.kid
-    clock.forward(seconds=1)
+    clock.advance(seconds=1)
     assert ring.active(EC).kid == second.kid
     assert [each["kid"] for each in ring.jwks(EC)["keys"]] == [second.kid, first.kid]
-    clock.forward(hours=9)
+    clock.advance(hours=9)
     assert states(ring) == ["retired", "active"]
-    clock.forward(minutes=5)
+    clock.advance(minutes=5)
     assert states(ring) == ["withdrawn", "active"]
     assert [each["kid"] for each in ring.jwks(EC)["keys"]] == [second.kid]
 
@@ -185,7 +173,7 @@ def test_another_worker_knows_at_once(ring, database, clock):
     other = KeyRing(database, clock, SETTINGS)
     second = ring.rotate(EC)
     assert [each["kid"] for each in other.jwks(EC)["keys"]][1] == second.kid
-    clock.forward(minutes=15)
+    clock.advance(minutes=15)
     assert other.active(EC).kid == second.kid
     third = ring.revoke(second.kid)
     assert other.active(EC).kid == third.kid
@@ -213,7 +201,7 @@ def test_revoking_another_key_leaves_the_active_one(ring, clock):
     assert ring.revoke(second.kid).kid == first.kid
     assert states(ring) == ["active", "withdrawn"]
     third = ring.rotate(EC)
-    clock.forward(minutes=15)
+    clock.advance(minutes=15)
     assert ring.revoke(first.kid).kid == third.kid
     assert states(ring) == ["withdrawn", "withdrawn", "active"]
 
@@ -232,10 +220,10 @@ def test_private_halves_go_when_nothing_is_signed_with_them(ring, database, cloc
         return [row["kid"] for row in rows]
 
     first, second = ring.active(EC), ring.rotate(EC)
-    clock.forward(hours=1)
+    clock.advance(hours=1)
     third = ring.rotate(EC)
     assert kept() == [first.kid, second.kid, third.kid]  # a clock may be set back by as much
-    clock.forward(hours=12)
+    clock.advance(hours=12)
     fourth = ring.rotate(EC)
     assert kept() == [third.kid, fourth.kid]
     ring.revoke(third.kid)
@@ -246,7 +234,7 @@ def test_private_halves_go_when_nothing_is_signed_with_them(ring, database, cloc
 def test_revoking_twice_keeps_the_first_time(ring, clock):
     kid = ring.active(EC).kid
     ring.revoke(kid)
-    clock.forward(hours=1)
+    clock.advance(hours=1)
     ring.revoke(kid)
     assert next(key.revoked for _, key in ring.states() if key.kid == kid) == START
 
@@ -256,7 +244,7 @@ def test_an_imported_key_waits_for_its_turn(ring, clock):
     imported = ring.import_pem(pem(key))
     assert imported.algorithm is RSA
     assert states(ring, RSA) == ["active", "next"]
-    clock.forward(minutes=15)
+    clock.advance(minutes=15)
     token = ring.active(RSA).sign(b'{"a":1}', {"typ": "JWT"})
     assert jwt.decode(token, key.public_key(), algorithms=["RS256"]) == {"a": 1}
     assert refused(ring.import_pem, pem(key)) == "signing-key.known"
@@ -329,7 +317,7 @@ def test_a_key_in_a_file_waits_for_its_turn_where_another_can_sign(ring, databas
     first = ring.active(EC)
     settings = with_file(key_file(tmp_path))
     assert KeyRing(database, clock, settings).active(EC).kid == first.kid
-    clock.forward(minutes=15)
+    clock.advance(minutes=15)
     assert KeyRing(database, clock, settings).active(EC).file is not None
 
 
@@ -367,7 +355,7 @@ def test_a_database_where_every_key_was_taken_away_is_refused(ring, database):
 
 def test_a_clock_that_was_set_back_does_not_stop_the_service(ring, clock):
     key = ring.active(EC)
-    clock.forward(days=-1)
+    clock.advance(days=-1)
     assert ring.active(EC).kid == key.kid
 
 

@@ -19,16 +19,7 @@ from kubenclave.services.database import Database
 from kubenclave.services.web import credentials as module
 from kubenclave.services.web.credentials import CredentialKind, Credentials, Role, adopt_file, new_token
 from kubenclave.services.web.guard import Guard
-
-START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-
-
-class Clock:
-    def __init__(self):
-        self.time = START
-
-    def __call__(self):
-        return self.time
+from tests.clock import START, Clock
 
 
 @pytest.fixture
