@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import time
@@ -276,6 +277,30 @@ def test_what_cannot_be_served_is_said_before_anything_starts(tmp_path, platform
     assert done.returncode in {2, 3, 5}, done.stderr
     found = json.loads(done.stdout)["error"]["code"]
     assert code in {None, found}
+
+
+def test_older_collateral_than_is_held_takes_an_option(serve, tmp_path):
+    named = ("--issuer", "https://attest.example/simulated")
+    path = "tcb?fmspc=53494d000000"
+    with httpx2.Client() as client:
+        first = serve("--with-collateral", *named)
+        assert client.get(first.ready["collateral_url"] + path).status_code == 200
+        assert first.end() == 0
+        with contextlib.closing(sqlite3.connect(tmp_path / "state" / "collateral.db")) as database, database:
+            database.execute(
+                "UPDATE collateral_items SET issued = issued + 3600, next_update = 1 WHERE kind = 'tcb-info'"
+            )
+        strict = serve("--with-collateral", *named)
+        refused = client.get(strict.ready["collateral_url"] + path)
+        assert (refused.status_code, refused.headers["kubenclave-error-code"]) == (503, "collateral.stale")
+        status = client.get(strict.url.removesuffix("/simulated") + "/v1/collateral/status").json()
+        assert "collateral.rollback" in {(each["last_error"] or {}).get("code") for each in status["items"]}
+        assert strict.end() == 0
+        with contextlib.closing(sqlite3.connect(tmp_path / "state" / "collateral.db")) as database, database:
+            database.execute("UPDATE collateral_attempts SET failures = 0, next_try = 0")  # no pause after a failure
+        lax = serve("--with-collateral", *named, "--dangerously-allow-rollback")
+        assert "dangerously_allow_rollback" in lax.log.read_text()
+        eventually(lambda: client.get(lax.ready["collateral_url"] + path).status_code == 200)
 
 
 def test_a_root_without_anybody_who_has_its_collateral_is_refused(tmp_path):

@@ -139,6 +139,22 @@ def _trust(sources: Sequence[tuple[str, str]], simulated_state: Path | None, roo
     return Trust(root=evidence.load_root(root_path), sources=sources)
 
 
+def rollback_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command ``--dangerously-allow-rollback``, as ``rollback``."""
+    return click.option(
+        "--dangerously-allow-rollback",
+        "rollback",
+        is_flag=True,
+        help="Sources may put older collateral in place of what is held.",
+    )(function)
+
+
+def warn_rollback(*, rollback: bool) -> None:
+    """Say that old collateral counts: it may know less that speaks against a platform."""
+    if rollback:
+        kit.warn("RELAXED  dangerously_allow_rollback: sources may put older collateral in place of what is held")
+
+
 def warn_simulated(*, simulated: bool) -> None:
     """Say what nobody should overlook."""
     if simulated:

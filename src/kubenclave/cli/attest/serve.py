@@ -12,7 +12,7 @@ from kubenclave.cli import kit
 from kubenclave.cli.frontend import Network, credentials_option, network_options, take_credentials
 from kubenclave.cli.parameters import Duration
 from kubenclave.cli.state import ATTESTATION, state_option
-from kubenclave.cli.trust import Trust, trust_options, warn_simulated
+from kubenclave.cli.trust import Trust, rollback_option, trust_options, warn_rollback, warn_simulated
 from kubenclave.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     metavar="DURATION",
     help="How long after its end collateral still counts.",
 )
+@rollback_option
 @kit.output_option
 def command(*, state: Path, issuer: str | None, network: Network, trust: Trust, **given: Any) -> None:
     """Attest enclaves: quotes in, signed tokens out, every verdict in a log. Runs until Ctrl-C.
@@ -77,13 +78,14 @@ def command(*, state: Path, issuer: str | None, network: Network, trust: Trust, 
 
     log.configure("attestation", simulated=trust.root is not None)
     warn_simulated(simulated=trust.root is not None)
-    own = {name: given.pop(name) for name in ("with_collateral", "credentials_path", "rotate_keys")}
+    own = {name: given.pop(name) for name in ("with_collateral", "credentials_path", "rotate_keys", "rollback")}
     with network.listening() as listening:
         url = network.url(listening)
         settings = _settings(state, issuer or _default_issuer(url, trust), trust, given)
         for relaxation in settings.relaxations:
             kit.warn(relaxation)
-        service = _Service(settings, trust, network, url, own["with_collateral"], own["rotate_keys"])
+        warn_rollback(rollback=own["rollback"])
+        service = _Service(settings, trust, network, url, own["with_collateral"], own["rotate_keys"], own["rollback"])
         front = network.front(listening, service.bodies(), service.body())
         take_credentials(own["credentials_path"], state / DATABASE)
         run(service.parts, front, service.tell)
@@ -99,6 +101,7 @@ class _Service:
     url: str
     with_collateral: bool
     rotate_keys: dt.timedelta | None
+    rollback: bool
 
     def body(self) -> int:
         """Return how many bytes a request may have."""
@@ -119,7 +122,8 @@ class _Service:
         from kubenclave.services.program import CollateralOptions, attestation_parts
 
         grace = self.settings.dangerously_accept_expired_collateral
-        options = CollateralOptions(sources=self.trust.make, cache=CacheSettings(dangerously_serve_expired=grace))
+        cache = CacheSettings(dangerously_serve_expired=grace, dangerously_allow_rollback=self.rollback)
+        options = CollateralOptions(sources=self.trust.make, cache=cache)
         return attestation_parts(
             self.settings,
             options,

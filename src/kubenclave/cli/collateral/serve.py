@@ -11,7 +11,7 @@ from kubenclave.cli import evidence, kit
 from kubenclave.cli.frontend import Network, credentials_option, network_options, take_credentials
 from kubenclave.cli.parameters import Duration
 from kubenclave.cli.state import COLLATERAL, state_option
-from kubenclave.cli.trust import Trust, trust_options, warn_simulated
+from kubenclave.cli.trust import Trust, rollback_option, trust_options, warn_rollback, warn_simulated
 
 _BODY: Final = 256 << 10  # of requests other than those that bring collateral
 
@@ -37,6 +37,7 @@ _BODY: Final = 256 << 10  # of requests other than those that bring collateral
     metavar="DURATION",
     help="How long after its end collateral is served when nobody has newer.",
 )
+@rollback_option
 @kit.output_option
 def command(
     *,
@@ -45,6 +46,7 @@ def command(
     network: Network,
     credentials_path: str | None,
     grace: dt.timedelta,
+    rollback: bool,
 ) -> None:
     """Serve collateral as Intel's PCS and PCCS do, verified and kept current. Runs until Ctrl-C.
 
@@ -62,7 +64,9 @@ def command(
     warn_simulated(simulated=not anchor.is_intel)
     if grace:
         kit.warn(f"RELAXED  dangerously_serve_expired: for {grace} after its end")
-    options = CollateralOptions(sources=trust.make, cache=CacheSettings(dangerously_serve_expired=grace))
+    warn_rollback(rollback=rollback)
+    cache = CacheSettings(dangerously_serve_expired=grace, dangerously_allow_rollback=rollback)
+    options = CollateralOptions(sources=trust.make, cache=cache)
     with network.listening() as listening:
         url = f"{network.url(listening)}/sgx/certification/v4/"
         front = network.front(listening, dict(MAX_BODIES), _BODY)
