@@ -213,6 +213,15 @@ def test_requests_at_once_have_a_bound_and_an_end():
     assert {first.status_code, second.status_code} == {503}
 
 
+def test_a_body_with_two_lengths_is_refused_and_ends_the_connection():
+    """A proxy in front may see another end of it than we do, and take what an attacker sends for somebody's request."""
+    limits = Limits(application(), Bounds(), Clock())
+    both = {"Content-Length": "4", "Transfer-Encoding": "chunked"}
+    (answer,) = asked(limits, post(content=b"1234", headers=both))
+    assert (answer.status_code, answer.json()["code"]) == (400, "serving.framing")
+    assert answer.headers["Connection"] == "close"
+
+
 def test_bodies_that_come_slowly_keep_nobody_out():
     """From one machine and without a credential they took all places: everybody else was told 503."""
     limits = Limits(application(), Bounds(at_once=1, arriving=5.0), Clock())

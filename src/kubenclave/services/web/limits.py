@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kubenclave.errors import FormatError, KubenclaveError, PlatformError
 from kubenclave.services.web.problems import problem
 
+_FRAMING: Final = "serving.framing"
 _TABLE: Final = 10_000  # addresses or names remembered; beyond, the one that was quiet longest is forgotten
 
 
@@ -142,7 +143,10 @@ class Limits:
         except KubenclaveError as error:
             if begun.done:  # half an answer cannot be taken back: the server closes the connection
                 raise
-            await self._answer(Request(scope), error)(scope, receive, begun.send)
+            response = self._answer(Request(scope), error)
+            if error.code == _FRAMING:
+                response.headers["Connection"] = "close"
+            await response(scope, receive, begun.send)
         finally:
             self._hold(-body.size)
 
@@ -193,7 +197,17 @@ class _Body:
         self.size = 0
 
     def expect(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """Refuse a body that says beforehand that it is too long."""
+        """Refuse a body that says beforehand that it is too long, or says its length in two ways.
+
+        What comes after such a one is another request to a proxy than to us (RFC 9112, 6.3): so it is not looked at.
+        """
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in headers}:
+            raise FormatError(
+                "the request says its length in two ways",
+                code=_FRAMING,
+                expected="Content-Length or Transfer-Encoding",
+                found="both",
+            )
         for name, value in headers:
             if name == b"content-length" and value.isdigit() and int(value[:20]) > self._limit:
                 raise self._too_long()
