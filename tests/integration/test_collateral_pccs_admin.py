@@ -116,7 +116,9 @@ def test_a_lease_keeps_other_readers_away(offline: Bench):
     assert offline.service.queue.lengths()[QueueState.NEW] == 1
 
 
-@pytest.mark.parametrize("query", ["source=[00606A000000]", "source=other", "source=reg&lease=-1", "lease=99999999"])
+@pytest.mark.parametrize(
+    "query", ["source=[00606A]", "source=[", "source=[,]", "source=other", "source=reg&lease=-1", "lease=99999999"]
+)
 def test_other_questions_about_the_queue_are_400(offline: Bench, query: str):
     answer = offline.get(f"{V4}/platforms?{query}", headers=offline.admin)
     assert (answer.status_code, answer.headers[CODE]) == (400, "pcs.parameter")
@@ -332,6 +334,32 @@ def test_families_to_renew_that_are_none(served: Bench, fmspc: str):
 def test_a_service_that_asks_nobody_renews_no_certificates(offline: Bench):
     answer = offline.call("POST", f"{V4}/refresh?type=certs", headers=offline.admin)
     assert (answer.status_code, answer.headers[CODE]) == (503, "collateral.offline")
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [("[]", 1), (f"[{FMSPC_TEXT.upper()}]", 1), (f"[00906ED50000, {FMSPC_TEXT}]", 1), ("[00906ED50000]", 0)],
+)
+def test_platforms_that_have_certificates_are_told_without_their_qe_id(known: Bench, source: str, count: int):
+    answer = known.get(f"{V4}/platforms?source={source}", headers=known.admin)
+    assert (answer.status_code, answer.headers["platform-count"], len(answer.json())) == (200, str(count), count)
+    for told in answer.json():
+        assert {**told, "qe_id": QE_ID} == {**PLATFORM, "qe_id": QE_ID, "cpu_svn": "", "pce_svn": ""}
+        assert told["qe_id"] != QE_ID
+
+
+def test_certificates_are_brought_for_a_platform_under_what_was_told_in_place_of_its_qe_id(offline: Bench):
+    put(offline, brought())
+    (told,) = offline.get(f"{V4}/platforms?source=[]", headers=offline.admin).json()
+    assert told["enc_ppid"] == PLATFORM["enc_ppid"]
+    document = brought()
+    certificates = document["collaterals"]["pck_certs"][0]
+    certificates["qe_id"] = told["qe_id"]
+    certificates["certs"] = [{"tcbm": TCBM.hex(), "cert": LEAF.decode()}]
+    assert put(offline, document).status_code == 200
+    assert offline.get(f"{V4}/platforms?source=[]", headers=offline.admin).json() == [told]
+    query = f"qeid={QE_ID}&cpusvn={PLATFORM['cpu_svn']}&pcesvn={PLATFORM['pce_svn']}&pceid=0000"
+    assert offline.get(f"{V4}/pckcert?{query}").content == LEAF
 
 
 # Appraisal policies

@@ -222,10 +222,10 @@ async def test_certificates_that_somebody_brings_are_checked(store: Store, sourc
     ]
     for pce_id, answer, code in offers:
         with pytest.raises(KubenclaveError) as caught:
-            await certs.put(QE_ID, pce_id, answer, "x")
+            await certs.put(PckRequest(QE_ID, pce_id, b"", b""), answer, "x")
         assert caught.value.code == code
     assert not certs.knows(QE_ID, PCE_ID)
-    await certs.put(QE_ID, PCE_ID, PckAnswer((PckEntry(tcbm, leaf),), chain), "x")
+    await certs.put(PckRequest(QE_ID, PCE_ID, b"", b""), PckAnswer((PckEntry(tcbm, leaf),), chain), "x")
     assert (await certs.certificate(request())).leaf == leaf
     assert source.pck_asked == []
     await certs.close()
@@ -278,7 +278,7 @@ async def test_a_platform_that_registers_takes_its_place_from_strangers_and_an_a
     world = source.world
     chain = pem_chain(world.pki.certificates[Role.PLATFORM_CA], world.pki.certificates[Role.ROOT])
     tcbm = tcbm_of(UP_TO_DATE)
-    await certs.put(QE_ID, PCE_ID, PckAnswer((PckEntry(tcbm, world.pck()[tcbm]),), chain), "x")
+    await certs.put(PckRequest(QE_ID, PCE_ID, b"", b""), PckAnswer((PckEntry(tcbm, world.pck()[tcbm]),), chain), "x")
     assert (await certs.certificate(request())).extension.ppid == squatted.extension.ppid
     await certs.close()
 

@@ -128,7 +128,8 @@ def _of_pccs(mount: str) -> list[Operation]:
     admin = Role.COLLATERAL_ADMIN
     families = {**TEXT, "pattern": "^([0-9A-Fa-f]{12}(,[0-9A-Fa-f]{12})*)?$"}
     what = (_parameter("type", {"enum": ["collateral", "certs"]}), _parameter("fmspc", families))
-    waiting = (_parameter("source", {"enum": ["reg", "reg_na"]}), _parameter("lease", COUNT))
+    source = {**TEXT, "pattern": r"^(reg|reg_na|\[([0-9A-Fa-f]{12}(,[0-9A-Fa-f]{12})*)?\])$"}
+    waiting = (_parameter("source", source), _parameter("lease", COUNT))
     return [
         *writing,
         _served(

@@ -8,6 +8,7 @@ Registration needs the role ``register`` (header ``user-token``), everything els
 import asyncio
 import datetime as dt
 import json
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeAlias
@@ -19,6 +20,7 @@ from starlette.routing import Route
 from kubenclave.dcap.collateral import load_json
 from kubenclave.services.collateral import platformcollateral, queries, replies
 from kubenclave.services.collateral.appraisal import AppraisalPolicy
+from kubenclave.services.collateral.pck import alias_of
 from kubenclave.services.collateral.pcs import SGX_V3, SGX_V4
 from kubenclave.services.collateral.queue import Platform, QueueState
 from kubenclave.services.collateral.service import CollateralService
@@ -28,6 +30,7 @@ Endpoint: TypeAlias = Callable[[CollateralService, Request], Awaitable[Response]
 
 PLATFORM_COUNT: Final = "platform-count"
 _MAX_LEASE: Final = 86_400  # seconds
+_FAMILIES: Final = re.compile(r"\[(.*)\]")
 
 
 def pccs_routes(service: CollateralService) -> list[Route]:
@@ -61,18 +64,33 @@ async def register(service: CollateralService, request: Request) -> Response:
 async def platforms(service: CollateralService, request: Request) -> Response:
     """Return the platforms that wait (``source=reg``), or that Intel has nothing for (``reg_na``).
 
-    ``lease`` in seconds keeps other readers from those that wait for so long; they stay in the queue. Of platforms that
-    have their certificates (``[FMSPC,...]``) nothing is kept that could be told.
+    ``lease`` in seconds keeps other readers from those that wait for so long; they stay in the queue. ``[FMSPC,...]``
+    are those of these families that have certificates, ``[]`` all of them: with what Intel knows them by, and in place
+    of the QE-ID, which is not held, something that ``PUT platformcollateral`` takes for it.
     """
     await service.guard.require(request, Role.COLLATERAL_ADMIN)
     source = queries.first(request, "source") or QueueState.NEW.value
     if source in set(QueueState):
         lease = dt.timedelta(seconds=queries.number(request, "lease", most=_MAX_LEASE))
         found = await asyncio.to_thread(service.queue.waiting, QueueState(source), lease=lease)
+    elif (families := _FAMILIES.fullmatch(source)) is not None:
+        found = await asyncio.to_thread(_with_certificates, service, queries.families(families[1]))
     else:
-        raise queries.wrong("source", "reg or reg_na", source)
+        raise queries.wrong("source", "reg, reg_na or [FMSPC,...]", source)
     body = json.dumps([each.as_dict() for each in found]).encode()
     return Response(body, headers={PLATFORM_COUNT: str(len(found))}, media_type=replies.JSON)
+
+
+def _with_certificates(service: CollateralService, fmspcs: frozenset[str]) -> list[Platform]:
+    return [
+        Platform(
+            alias_of(name),
+            asked.pce_id.hex().upper(),
+            enc_ppid=(asked.encrypted_ppid or b"").hex().upper(),
+            manifest=asked.manifest or "",
+        )
+        for name, asked in service.pck_certs.renewable(fmspcs)
+    ]
 
 
 async def put_collateral(service: CollateralService, request: Request) -> Response:

@@ -11,6 +11,7 @@ to those of another platform only when somebody says so who stands higher than w
 import asyncio
 import datetime as dt
 import enum
+import re
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -67,6 +68,7 @@ _STRANGERS_TOO_MANY: Final = """
 DELETE FROM pck_platforms WHERE platform IN
 (SELECT platform FROM pck_platforms WHERE standing = 0 ORDER BY fetched DESC LIMIT -1 OFFSET ?)
 """
+_ALIAS: Final = re.compile(r"known-([0-9a-f]{32})")  # what stands in place of a QE-ID that is not held
 _log = structlog.get_logger()
 
 
@@ -178,11 +180,16 @@ class PckCerts:
         chain = self._database.read("SELECT issuer_chain FROM pck_platforms WHERE platform = ?", (name,))
         return PckAnswer(tuple(pcs.PckEntry(row["tcbm"], row["cert"]) for row in rows), chain[0]["issuer_chain"])
 
-    async def put(self, qe_id: str, pce_id: bytes, answer: PckAnswer, source: str) -> None:
-        """Keep certificates of a platform that somebody brings, once all of them hold. Raises TrustError."""
-        checked = await self._checked(pce_id, answer)
-        request = PckRequest(qe_id, pce_id, b"", b"")
-        await asyncio.to_thread(self._write, self._name(qe_id, pce_id), request, checked, source, Standing.BROUGHT)
+    async def put(self, request: PckRequest, answer: PckAnswer, source: str) -> None:
+        """Keep certificates of a platform that somebody brings, once all of them hold. Raises TrustError.
+
+        The platform goes by its QE-ID, or by what ``alias_of`` put in its place.
+        """
+        checked = await self._checked(request.pce_id, answer)
+        name = self._name(request.qe_id, request.pce_id)
+        if (alias := _ALIAS.fullmatch(request.qe_id.lower())) is not None and self._held(alias[1]):
+            name = alias[1]
+        await asyncio.to_thread(self._write, name, request, checked, source, Standing.BROUGHT)
 
     def knows(self, qe_id: str, pce_id: bytes) -> bool:
         """Tell whether certificates of that platform are held."""
@@ -200,8 +207,7 @@ class PckCerts:
     def renewable(self, fmspcs: Collection[str] = ()) -> list[tuple[str, PckRequest]]:
         """Return the platforms of these families, of all without any, that Intel can be asked for again.
 
-        Those that were fetched longest ago come first. Platforms whose certificates were brought are not among them:
-        what Intel knows them by is not held.
+        By name; those that were fetched longest ago come first.
         """
         rows = self._database.read(_RENEWABLE)
         return [
@@ -330,6 +336,11 @@ class PckCerts:
 
     def _name(self, qe_id: str, pce_id: bytes) -> str:
         return self._platforms.name_of(b"QE-ID\0" + qe_id.lower().encode() + b"\0" + pce_id)
+
+
+def alias_of(name: str) -> str:
+    """Return what administrators are told of a platform that goes by this name here: no QE-ID is held."""
+    return f"known-{name}".upper()
 
 
 def _by_platform(row: sqlite3.Row) -> PckRequest:

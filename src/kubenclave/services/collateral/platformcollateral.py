@@ -15,6 +15,7 @@ import msgspec
 from kubenclave.errors import FormatError
 from kubenclave.services.collateral.intake import Offered
 from kubenclave.services.collateral.items import EARLY, ROOT_CRL, STANDARD, ItemKey, Tee
+from kubenclave.services.collateral.queue import MAX_MANIFEST
 from kubenclave.wire import pcs
 
 MAX_SIZE: Final = 64 << 20
@@ -39,6 +40,8 @@ _CRLS: Final = {"processorCrl": "processor", "platformCrl": "platform"}
 
 _Document = dict[str, Any] | str | None
 _Digits = Annotated[str, msgspec.Meta(max_length=260)]
+_EncryptedPpid = Annotated[str, msgspec.Meta(pattern=r"^([0-9A-Fa-f]{768})?\Z")]
+_Manifest = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Fa-f]*\Z", max_length=MAX_MANIFEST)]
 _QeId = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{1,260}\Z")]  # as platforms register with
 
 
@@ -51,6 +54,8 @@ class _PckCerts(msgspec.Struct, frozen=True):
     qe_id: _QeId
     pce_id: _Digits
     certs: tuple[_Cert, ...]
+    enc_ppid: _EncryptedPpid | None = None
+    platform_manifest: _Manifest | None = None
 
 
 class _Collaterals(msgspec.Struct, frozen=True):
@@ -73,10 +78,15 @@ class _Body(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class PckOffer:
-    """PCK certificates of a platform; ``issuer_chains`` are CA and root in PEM, by CA, as far as they came along."""
+    """PCK certificates of a platform; ``issuer_chains`` are CA and root in PEM, by CA, as far as they came along.
+
+    ``enc_ppid`` (768 hexadecimal digits) and ``manifest`` are what Intel knows the platform by, empty where not told.
+    """
 
     qe_id: str = field(repr=False)
     pce_id: str
+    enc_ppid: str = field(repr=False)
+    manifest: str = field(repr=False)
     entries: tuple[pcs.PckEntry, ...]
     issuer_chains: Mapping[str, bytes] = field(repr=False)
 
@@ -114,7 +124,14 @@ def parse(body: bytes, now: dt.datetime) -> PlatformCollateral:
         ),
         tuple(each for each in crls if not each.issuer_chain),
         tuple(
-            PckOffer(one.qe_id, pcs.parse_hex(one.pce_id, 2, "pce_id").hex(), _entries(one), pck_chains)
+            PckOffer(
+                one.qe_id,
+                pcs.parse_hex(one.pce_id, 2, "pce_id").hex(),
+                one.enc_ppid or "",
+                one.platform_manifest or "",
+                _entries(one),
+                pck_chains,
+            )
             for one in given.pck_certs
         ),
     )

@@ -36,8 +36,12 @@ def fmspc(request: Request) -> str:
 
 def fmspcs(request: Request) -> frozenset[str]:
     """Return the FMSPCs of a list with commas; none where nothing is said."""
-    given = first(request, "fmspc")
-    return frozenset(pcs.parse_fmspc(each) for each in given.split(",")) if given else frozenset()
+    return families(first(request, "fmspc") or "")
+
+
+def families(text: str) -> frozenset[str]:
+    """Return the FMSPCs of a text with commas between them; none of an empty one."""
+    return frozenset(pcs.parse_fmspc(each.strip()) for each in text.split(",")) if text.strip() else frozenset()
 
 
 def update(request: Request) -> str:

@@ -122,7 +122,8 @@ class CollateralService:
         answers = await asyncio.to_thread(self._answers, brought.pck_certs, items)
         await asyncio.to_thread(keep, self.store, items, self.now())
         for offer, answer in answers:
-            await self.pck_certs.put(offer.qe_id, bytes.fromhex(offer.pce_id), answer, _BROUGHT)
+            told = Platform(offer.qe_id, offer.pce_id, enc_ppid=offer.enc_ppid, manifest=offer.manifest)
+            await self.pck_certs.put(_request(told), answer, _BROUGHT)
         await asyncio.to_thread(self.queue.done, [(offer.qe_id, offer.pce_id) for offer, _ in answers])
         for offer in brought.pck_certs:
             if not offer.available:
