@@ -7,6 +7,7 @@ Verify and appraise, then log, then sign: no token exists whose verdict is not i
 import asyncio
 import datetime as dt
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -14,7 +15,7 @@ from kubenclave.dcap.anchor import intel_root
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.dcap.judgement import HeldData, Judgement
 from kubenclave.dcap.verify import Verified
-from kubenclave.errors import PolicyError, UsageError
+from kubenclave.errors import KubenclaveError, PolicyError, UsageError
 from kubenclave.services.attestation.challenges import Challenges
 from kubenclave.services.attestation.entries import accepted_entry, refused_entry
 from kubenclave.services.attestation.evidence import Evidence
@@ -161,7 +162,8 @@ class AttestationService:
                 )
             )
             if self.kept.limits.count:  # what another policy would say of it is what dry runs are asked for
-                await self._keep(evidence, await self.judge.collateral(evidence), self.now())
+                with suppress(KubenclaveError):  # the refusal is told, whatever becomes of that
+                    await self._keep(evidence, await self.judge.collateral(evidence), self.now())
             raise
         if self.seen is not None:
             await self.seen(judgement.verdict.verified)
