@@ -26,6 +26,8 @@ from tests.clock import Clock
 
 T = TypeVar("T")
 ISSUER = "https://attestation.example/simulated"
+WANTED = {"version": 1, "name": "ours", "enclaves": [{"mr_enclave": simulated_platform.APP_MR_ENCLAVE.hex()}]}
+UNWANTED = {"version": 1, "name": "theirs", "enclaves": [{"mr_enclave": "00" * 32}]}
 
 
 @dataclass
@@ -96,3 +98,10 @@ def claims(token: str) -> dict[str, Any]:
     body = token.split(".")[1]
     found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
     return found
+
+
+def refusal(answer: httpx2.Response, status: int = 422) -> str:
+    """Return the code of a problem document, which an answer has to be."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    return str(answer.json()["code"])

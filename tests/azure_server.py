@@ -189,3 +189,15 @@ def _issue(
         certificate.public_bytes(Encoding.PEM).decode(),
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
     )
+
+
+def refused(answer: Any, status: int, code: str, own: str | None = None) -> dict[str, Any]:
+    """Check the shape of an error and return what Azure's clients read of it."""
+    assert (answer.status_code, answer.headers["x-ms-error-code"]) == (status, code), answer.text
+    assert answer.headers["content-type"] == "application/json"
+    error: dict[str, Any] = answer.json()["error"]
+    assert error["code"] == code
+    assert error["message"]
+    if own is not None:
+        assert error["innererror"]["code"] == own
+    return error

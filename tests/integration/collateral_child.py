@@ -10,12 +10,23 @@ from pathlib import Path
 import structlog
 
 from kubenclave.dcap.anchor import TrustAnchor
+from kubenclave.platform.simulated.tcb import FMSPC
 from kubenclave.services.collateral.cache import CollateralCache
-from kubenclave.services.collateral.items import ItemKey
+from kubenclave.services.collateral.items import EARLY, ROOT_CRL, ItemKey, Kind, Tee
 from kubenclave.services.collateral.sources.intel import IntelSource
 from kubenclave.services.collateral.store import Store
 from kubenclave.services.database import Database
-from tests.integration.test_collateral_crash import KEYS
+from tests.pcs_upstream import OTHER_FMSPC
+
+KEYS = [
+    ROOT_CRL,
+    ItemKey.pck_crl("platform"),
+    ItemKey.pck_crl("processor"),
+    *(ItemKey.tcb_info(tee, each.hex()) for tee in Tee for each in (FMSPC, OTHER_FMSPC)),
+    ItemKey.tcb_info(Tee.SGX, FMSPC.hex(), EARLY),
+    ItemKey.identity(Tee.SGX),
+    ItemKey(Kind.EVALUATION_NUMBERS),
+]
 
 
 def now() -> dt.datetime:

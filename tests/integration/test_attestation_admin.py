@@ -6,8 +6,7 @@ import json
 import pytest
 
 from kubenclave.services.web.credentials import Role
-from tests.attestation_service import attestation, base64url, bench
-from tests.integration.test_attestation_native import UNWANTED, WANTED, refusal
+from tests.attestation_service import UNWANTED, WANTED, attestation, base64url, bench, refusal
 
 __all__ = ["attestation"]
 

@@ -11,25 +11,17 @@ import pytest
 from kubenclave.dcap.binding import runtime_data
 from kubenclave.services.attestation.checkpoint import InclusionReceipt
 from kubenclave.services.web.credentials import Role
-from tests import ratls, simulated_platform
-from tests.attestation_service import ISSUER, attestation, base64url, bench, claims
+from tests import ratls
+from tests.attestation_service import ISSUER, UNWANTED, WANTED, attestation, base64url, bench, claims, refusal
 
 __all__ = ["attestation"]
 
-WANTED = {"version": 1, "name": "ours", "enclaves": [{"mr_enclave": simulated_platform.APP_MR_ENCLAVE.hex()}]}
-UNWANTED = {"version": 1, "name": "theirs", "enclaves": [{"mr_enclave": "00" * 32}]}
 NO_TIMES: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False}  # tests have a clock of their own
 
 
 def evidence(attestation, data=b"", **more):
     held = {"runtime_data": {"data": base64url(data)}} if data else {}
     return {"quote": base64url(attestation.quote(data)), **held, **more}
-
-
-def refusal(answer, status=422):
-    assert answer.status_code == status, answer.text
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    return answer.json()["code"]
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The OpenAPI document is that of the routes, and no answer is another than it says."""
 
-import contextlib
 import re
 
 import schemathesis
-from hypothesis import HealthCheck, given, settings
-from hypothesis.errors import Unsatisfiable
-from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.core.result import Ok
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 from starlette.routing import Route
 
 from kubenclave.services.attestation.app import attestation_routes
 from kubenclave.services.web.credentials import Role
 from tests.attestation_service import attestation, bench
+from tests.openapi import ask, operations_of
 
 __all__ = ["attestation"]
-
-MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
 def test_every_route_is_in_the_document_and_no_other(attestation):
@@ -54,18 +41,7 @@ def test_no_request_gets_an_answer_that_the_document_does_not_allow(tmp_path):
         api = schemathesis.openapi.from_asgi("/simulated/v1/openapi.json", served.app)
         token = served.service.credentials.create("everything", list(Role))
         headers = {"Authorization": f"Bearer {token}"}
-        operations = [found.ok() for found in api.get_all_operations() if isinstance(found, Ok)]
+        operations = operations_of(api)
         assert len(operations) > 25
         for operation in operations:
-            for mode in MODES:
-                ask(operation.as_strategy(generation_mode=mode), headers)
-
-
-def ask(cases, headers, examples=6):
-    @given(case=cases)
-    @settings(max_examples=examples, suppress_health_check=list(HealthCheck), deadline=None, derandomize=True)
-    def each(case):
-        case.call_and_validate(headers=headers, checks=CHECKS)
-
-    with contextlib.suppress(Unsatisfiable):  # what takes nothing cannot be asked wrongly
-        each()
+            ask(operation, headers)

@@ -35,7 +35,7 @@ from kubenclave.sgx.quote import TeeType
 from kubenclave.wire import maa
 from tests import collateral_items, evidence, simulated_platform
 from tests.attestation_service import ISSUER, Bench, base64url, bench, claims
-from tests.azure_server import Served, open_enclave_report, served
+from tests.azure_server import Served, open_enclave_report, refused, served
 from tests.clock import Clock
 from vectors.reader import read
 
@@ -54,18 +54,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 @pytest.fixture(scope="module")
 def quote(service: Bench) -> bytes:
     return service.quote(JSON)
-
-
-def refused(answer: Any, status: int, code: str, own: str | None = None) -> dict[str, Any]:
-    """Check the shape of an error and return what Azure's clients read of it."""
-    assert (answer.status_code, answer.headers["x-ms-error-code"]) == (status, code), answer.text
-    assert answer.headers["content-type"] == "application/json"
-    error: dict[str, Any] = answer.json()["error"]
-    assert error["code"] == code
-    assert error["message"]
-    if own is not None:
-        assert error["innererror"]["code"] == own
-    return error
 
 
 def held(data: bytes, kind: str = "Binary") -> dict[str, str]:

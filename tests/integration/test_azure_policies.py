@@ -17,8 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from kubenclave.services.web.credentials import Role
 from kubenclave.wire import maa
 from tests.attestation_service import Bench, base64url, bench, claims
-from tests.azure_server import Identity, signing_identity, utc_now
-from tests.integration.test_azure_api import refused
+from tests.azure_server import Identity, refused, signing_identity, utc_now
 from tests.simulated_platform import NOW
 
 VERSION = "?api-version=2020-10-01"

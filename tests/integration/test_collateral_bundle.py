@@ -24,8 +24,8 @@ from kubenclave.platform.simulated.tcb import FMSPC
 from kubenclave.services.collateral.store import Store
 from kubenclave.services.database import Database
 from tests import evidence
+from tests.bundle_keys import KEYS, private_pem, public_pem
 from tests.programs import unmeasured
-from tests.unit.test_collateral_bundle import KEYS, private_pem, public_pem
 from tests.waiting import eventually
 
 Run = Callable[..., tuple[int, Any, str]]

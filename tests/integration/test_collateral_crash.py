@@ -11,24 +11,15 @@ from pathlib import Path
 from typing import IO
 
 from kubenclave.dcap.anchor import TrustAnchor
-from kubenclave.platform.simulated.tcb import FMSPC
 from kubenclave.services.collateral.ingest import check
-from kubenclave.services.collateral.items import EARLY, ROOT_CRL, Item, ItemKey, Kind, Tee
+from kubenclave.services.collateral.items import ROOT_CRL, Item, ItemKey
 from kubenclave.services.collateral.store import Store
 from kubenclave.services.database import Database
-from tests.pcs_upstream import OTHER_FMSPC, Upstream, World
+from tests.integration.collateral_child import KEYS
+from tests.pcs_upstream import Upstream, World
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 6
-KEYS = [
-    ROOT_CRL,
-    ItemKey.pck_crl("platform"),
-    ItemKey.pck_crl("processor"),
-    *(ItemKey.tcb_info(tee, each.hex()) for tee in Tee for each in (FMSPC, OTHER_FMSPC)),
-    ItemKey.tcb_info(Tee.SGX, FMSPC.hex(), EARLY),
-    ItemKey.identity(Tee.SGX),
-    ItemKey(Kind.EVALUATION_NUMBERS),
-]
 
 
 def now() -> dt.datetime:

@@ -15,10 +15,10 @@ from kubenclave.services.collateral.items import ROOT_CRL, ItemKey, Tee
 from kubenclave.services.collateral.sources.intel import IntelSource
 from kubenclave.services.collateral.sources.pccs import PccsSource
 from tests import evidence
+from tests.bundle_keys import KEYS, private_pem, public_pem
 from tests.collateral_items import ANCHOR, FMSPC_TEXT, items
 from tests.collateral_service import bench, serving
 from tests.evidence import AT, NOW, Files
-from tests.unit.test_collateral_bundle import KEYS, private_pem, public_pem
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -8,12 +8,6 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
 
 from kubenclave.dcap.anchor import intel_root
 from kubenclave.errors import FormatError, KubenclaveError, TrustError, UsageError
@@ -22,22 +16,12 @@ from kubenclave.services.collateral.intake import Bundles
 from kubenclave.services.collateral.items import ROOT_CRL, ItemKey, Kind, Tee
 from kubenclave.services.collateral.store import Store
 from kubenclave.services.database import Database
+from tests.bundle_keys import KEYS, private_pem, public_pem
 from tests.collateral_items import ANCHOR, FMSPC_TEXT, items
 from tests.evidence import NOW
 
 ITEMS = {key: item for key, item in items().items() if key.kind is not Kind.FMSPCS}
 DAY = dt.timedelta(days=1)
-
-
-def private_pem(key):
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def public_pem(key):
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-
-
-KEYS = {"Ed25519": ed25519.Ed25519PrivateKey.generate(), "ES256": ec.generate_private_key(ec.SECP256R1())}
 KEY = bundle.signing_key(private_pem(KEYS["Ed25519"]))
 TRUSTED = bundle.trusted_key(public_pem(KEYS["Ed25519"]))
 
