@@ -3,7 +3,9 @@
 
 import base64
 import json
+import os
 import stat
+import threading
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -289,6 +291,35 @@ def test_an_enclave_gets_its_secret(service, run, folder, tmp_path, monkeypatch)
     service.service.policies.put("SgxEnclave", json.dumps({**POLICY, "name": "other"}), "kubenclave", by="test")
     code, said = run("secret", "get", "three")
     assert (code, "release.policy" in said) == (1, True)
+
+
+def test_an_enclave_of_gramine_gets_its_secret(service, run, folder, tmp_path, monkeypatch):
+    """Gramine's files, imitated: what is written to one decides what the other is a quote over."""
+    files = tmp_path / "attestation"
+    files.mkdir()
+    os.mkfifo(files / "quote")
+    monkeypatch.setattr(ask, "GRAMINE", files)
+
+    def gramine():
+        with (files / "quote").open("wb") as pipe:  # waits for a reader, who has written the report data by then
+            pipe.write(service.platform.quote((files / "user_report_data").read_bytes()))
+
+    service.service.policies.put("SgxEnclave", json.dumps(POLICY), "kubenclave", by="test")
+    (tmp_path / "value").write_bytes(b"secret")
+    put = ("secret", "put", "four", tmp_path / "value", "--simulated", "--token-file", folder / "admin.token")
+    assert run(*put)[0] == 0
+    thread = threading.Thread(target=gramine)
+    thread.start()
+    code, said = run("secret", "get", "four", "--output", "json")
+    thread.join()
+    assert (code, base64.b64decode(said["value"])) == (0, b"secret")
+
+
+def test_gramine_without_a_quote_is_told(run, tmp_path, monkeypatch):
+    (tmp_path / "quote").mkdir()
+    monkeypatch.setattr(ask, "GRAMINE", tmp_path)
+    code, said = run("secret", "get", "four", "--output", "json")
+    assert (code, said["error"]["code"]) == (5, "quote.gramine")
 
 
 def test_outside_of_an_enclave_there_is_nothing_to_get(run):

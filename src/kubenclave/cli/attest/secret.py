@@ -156,7 +156,7 @@ def get(
     receipt_out: str | None,
     aesm_socket: Path | None,
 ) -> None:
-    """Get secret NAME into the SIMULATED enclave that 'kubenclave sim run' started this command in.
+    """Get secret NAME into the enclave around this command: Gramine's, or a SIMULATED one of 'kubenclave sim run'.
 
     A new key pair, a challenge of the service, a quote over both; the secret comes back encrypted to that key.
     """
