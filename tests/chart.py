@@ -70,6 +70,7 @@ VARIATIONS: dict[str, Object] = {
             "enabled": True,
             "sources": ["pccs=https://pccs.example:8081", "intel"],
             "credentialsSecretName": "tokens",
+            "tls": {"dangerouslyPlainHttp": True},
         },
     },
 }

@@ -244,7 +244,8 @@ def test_what_a_site_sets_reaches_the_pods(component):
         "imagePullSecrets": [{"name": "registry"}],
         "simulated": {"enabled": component == "simulated"},
     }
-    site[component] = site.get(component, {}) | own | ({"enabled": True} if component in SERVICES else {})
+    service = {"enabled": True, "tls": {"secretName": "tls"}} if component in SERVICES else {}
+    site[component] = site.get(component, {}) | own | service
     pod = dict(pods(render(site)))[names[component]]
     container = pod["spec"]["containers"][0]
     assert (container["image"], container["imagePullPolicy"]) == ("r.example/other:7", "Always")
@@ -335,6 +336,17 @@ def test_a_simulated_service_has_the_root_and_collateral_of_the_issuer_and_says_
     (mounted,) = [each["configMap"] for each in pod["volumes"] if "configMap" in each]
     assert mounted["name"] == "kubenclave-simulated-collateral"
     assert {each["key"] for each in mounted["items"]} == {"root.pem", "collateral.json"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_without_tls_speaks_plain_http_only_where_a_site_says_so(name):
+    """Tokens of administrators and the key set, on which every relying party relies, would go over it."""
+    policies = VARIATIONS["policies"]
+    outcome = template({**policies, name: {"enabled": True}})
+    assert outcome.returncode != 0
+    assert "dangerouslyPlainHttp" in outcome.stderr
+    said = dict(pods(render({**policies, name: {"enabled": True, "tls": {"dangerouslyPlainHttp": True}}})))
+    assert "--dangerously-plain-http" in arguments(said[f"kubenclave-{name}"]["spec"])
 
 
 def test_a_service_with_tls_speaks_no_plain_http_and_finds_its_secrets():

@@ -10,15 +10,17 @@
 {{- end -}}
 {{- end }}
 
-{{/* Arguments: (list $ .Values.COMPONENT). Without TLS of its own something in front has to do it. */}}
+{{/* Arguments: (list $ .Values.COMPONENT). Without TLS of its own something in front has to do it, which a site says. */}}
 {{- define "kubenclave.serviceArguments" -}}
 {{- $root := index . 0 -}}
 {{- $own := index . 1 -}}
 {{- if $own.tls.secretName }}
 - --tls-cert=/tls/tls.crt
 - --tls-key=/tls/tls.key
-{{- else }}
+{{- else if or $own.tls.dangerouslyPlainHttp $root.Values.simulated.enabled }}
 - --dangerously-plain-http
+{{- else }}
+{{- fail "attestation.tls, collateral.tls: tokens and keys would go over plain HTTP. Set secretName, or dangerouslyPlainHttp where something in front does TLS (docs/services.md)" }}
 {{- end }}
 {{- if $own.tls.clientCaSecretName }}
 - --client-ca=/client-ca/ca.crt
