@@ -22,7 +22,7 @@ from kubenclave.wire import maa
 from tests import ratls, serve_command, simulated_platform
 from tests.attestation_service import base64url
 from tests.azure_server import open_enclave_report
-from tests.bad_input import BODIES, CANARY, SPOILED, Member, azure, encode, members, native, spoil
+from tests.bad_input import BODIES, CANARY, SPOILED, Member, azure, encode, members, native, pccs, spoil
 from tests.waiting import eventually
 
 AZURE = "?api-version=2022-08-01"
@@ -433,6 +433,21 @@ def test_what_is_no_http_is_400_and_the_end_of_the_connection(running: Running, 
                 answer += piece
     assert answer.startswith(b"HTTP/1.1 400 ") or kind == "chunk of no length"
     assert b"Traceback" not in answer
+
+
+def test_routes_of_collateral_in_the_same_process_have_their_own_shape(running: Running):
+    collateral = running.served.ready["collateral_url"]
+    for method, path, status in (
+        ("DELETE", "tcb", 405),
+        ("POST", "pckcrl", 405),
+        ("GET", "tcb?fmspc=x", 400),
+        ("GET", "nothing", 404),
+        ("GET", "../../../sgx/certification/v4/", 404),
+        ("POST", "platforms", 401),
+        ("PUT", "platformcollateral", 401),
+    ):
+        answer = running.client.request(method, collateral + path, content=BODIES["half"])
+        assert (answer.status_code, bool(pccs(answer))) == (status, True), path
 
 
 def test_clients_that_go_away_are_no_fault_of_the_services(running: Running):

@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.dcap.describe import zulu
@@ -35,6 +35,7 @@ from kubenclave.services.collateral.items import STANDARD
 from kubenclave.services.collateral.replies import failure
 from kubenclave.services.collateral.service import DATABASE, CollateralService
 from kubenclave.services.collateral.sources.base import Source
+from kubenclave.services.collateral.status import PREFIX as STATUS
 from kubenclave.services.collateral.store import Store
 from kubenclave.services.database import Database
 from kubenclave.services.figures import attestation_figures, collateral_figures, count_verdicts
@@ -79,9 +80,10 @@ def attestation_parts(
     """
     service, collateral, database = _both(settings, options, rate)
     count_verdicts(service, metrics)
-    cache, app = collateral.cache, attestation_app(service)
+    cache = collateral.cache
+    app: ASGIApp = attestation_app(service)
     if serve_collateral:
-        app = Starlette(routes=[*collateral_routes(collateral), Mount("", app=app)], exception_handlers=_HANDLERS)
+        app = _beside(_collateral_app(collateral), app)
 
     def figures() -> bytes:
         told = Metrics()
@@ -138,16 +140,30 @@ def collateral_parts(state: Path, anchor: TrustAnchor, options: CollateralOption
         await service.close()
         database.close()
 
-    app = Starlette(routes=collateral_routes(service), exception_handlers=_HANDLERS)
-    app.router.redirect_slashes = False  # a redirect would go where a Host header says
     return Parts(
-        app=app,
+        app=_collateral_app(service),
         answer=lambda request, error: _answer(request, error, ""),
         figures=figures,
         background=_endless(cache),
         lease=Lease(database, "background", _now),
         close=close,
     )
+
+
+def _collateral_app(service: CollateralService) -> Starlette:
+    app = Starlette(routes=collateral_routes(service), exception_handlers=_HANDLERS)
+    app.router.redirect_slashes = False  # a redirect would go where a Host header says
+    return app
+
+
+def _beside(collateral: ASGIApp, attestation: ASGIApp) -> ASGIApp:
+    """Return both: each answers for all that is below its paths, so that what is wrong there has its shape."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        mine = scope["path"].startswith((*PREFIXES, f"{STATUS}/"))
+        await (collateral if mine else attestation)(scope, receive, send)
+
+    return app
 
 
 def _now() -> dt.datetime:
