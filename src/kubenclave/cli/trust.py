@@ -74,48 +74,46 @@ class Trust:
         return ThimSource() if kind == "thim" else IntelSource(api_key_file=self.api_key)
 
 
-def trust_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say whom to trust and ask, and hand them to it as ``trust``."""
-
-    @click.option(
+_OPTIONS: Final = (
+    click.option(
         "--source",
         "sources",
         type=SourceName(),
         multiple=True,
         help="Where collateral comes from: intel, thim, pccs=URL, dir=PATH, simulated=PATH; repeatable, in order. "
         "none: it is brought.",
-    )
-    @click.option("--source-ca", type=_FILE, metavar="FILE", help="CA of a source pccs=URL, PEM.")
-    @click.option("--api-key-file", "api_key", type=_FILE, metavar="FILE", help="Holds the subscription key for intel.")
-    @click.option(
+    ),
+    click.option("--source-ca", type=_FILE, metavar="FILE", help="CA of a source pccs=URL, PEM."),
+    click.option("--api-key-file", "api_key", type=_FILE, metavar="FILE", help="Holds the subscription key for intel."),
+    click.option(
         "--trusted-key",
         "bundle_keys",
         type=evidence.FILE,
         multiple=True,
         metavar="FILE",
         help="Who may sign bundles in dir=PATH: PEM; repeatable.",
-    )
-    @click.option(
+    ),
+    click.option(
         "--simulated-state",
         type=_FILE,
         metavar="DIR",
         help="State of a SIMULATED platform: its root instead of Intel's, and its collateral.",
-    )
-    @evidence.root_option
-    @functools.wraps(function)
-    def command(
-        *,
-        sources: tuple[tuple[str, str], ...],
-        simulated_state: Path | None,
-        root_path: str | None,
-        source_ca: Path | None,
-        api_key: Path | None,
-        bundle_keys: tuple[str, ...],
-        **others: Any,
-    ) -> None:
-        trust = _trust(sources, simulated_state, root_path)
-        function(trust=replace(trust, source_ca=source_ca, api_key=api_key, bundle_keys=bundle_keys), **others)
+    ),
+    evidence.root_option,
+)
 
+
+def trust_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say whom to trust and ask, and hand them to it as ``trust``."""
+
+    @functools.wraps(function)
+    def command(**given: Any) -> None:
+        trust = _trust(*(given.pop(name) for name in ("sources", "simulated_state", "root_path")))
+        named = {name: given.pop(name) for name in ("source_ca", "api_key", "bundle_keys")}
+        function(trust=replace(trust, **named), **given)
+
+    for option in reversed(_OPTIONS):
+        command = option(command)
     return command
 
 

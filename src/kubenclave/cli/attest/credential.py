@@ -93,8 +93,9 @@ def show(**place: Any) -> None:
         }
         for each in found
     ]
-    rows = [(d["name"], d["kind"], " ".join(d["roles"]), f"until {d['expires'] or 'revoked'}") for d in documents]
-    kit.emit({"credentials": documents}, kit.table(rows) or "no credentials")
+    rows = [("NAME", "KIND", "ROLES", "UNTIL")]
+    rows += [(d["name"], d["kind"], " ".join(d["roles"]), d["expires"] or "revoked") for d in documents]
+    kit.emit({"credentials": documents}, kit.table(rows) if documents else "no credentials")
 
 
 @command.command("revoke", epilog=kit.examples("kubenclave attest credential revoke ops"))

@@ -83,7 +83,7 @@ def command(*, state: Path, issuer: str | None, network: Network, trust: Trust, 
         url = network.url(listening)
         settings = _settings(state, issuer or _default_issuer(url, trust), trust, given)
         for relaxation in settings.relaxations:
-            kit.warn(relaxation)
+            kit.warn(f"RELAXED  {relaxation}")
         warn_rollback(rollback=own["rollback"])
         service = _Service(settings, trust, network, url, own["with_collateral"], own["rotate_keys"], own["rollback"])
         front = network.front(listening, service.bodies(), service.body())

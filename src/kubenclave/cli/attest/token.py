@@ -81,20 +81,15 @@ def decode(file: str) -> None:
 @click.option("--dangerously-allow-debug", is_flag=True, help="Accept enclaves whose host can read their memory.")
 @click.option("--dangerously-allow-relaxed", is_flag=True, help="Accept verdicts that rest on dangerous relaxations.")
 @kit.output_option
-def verify(  # every option is a decision of the caller's
+def verify(
     *,
     file: str,
     issuer: str,
     jwks: str | None,
     ca: str | None,
-    audience: str | None,
-    max_age: dt.timedelta | None,
-    require_fresh: bool,
     at: dt.datetime,
     simulated_root: str | None,
-    dangerously_allow_simulated: bool,
-    dangerously_allow_debug: bool,
-    dangerously_allow_relaxed: bool,
+    **decisions: Any,
 ) -> None:
     """Check the token in FILE (- for stdin): signature, issuer, times, and what it says of its own verdict.
 
@@ -105,16 +100,8 @@ def verify(  # every option is a decision of the caller's
     """
     from kubenclave.services.attestation.relying import Rules, verify_token
 
-    rules = Rules(
-        issuer=issuer,
-        audience=audience,
-        max_age=max_age,
-        require_fresh=require_fresh,
-        simulated_root=None if simulated_root is None else _root_digest(simulated_root),
-        dangerously_allow_simulated=dangerously_allow_simulated,
-        dangerously_allow_debug=dangerously_allow_debug,
-        dangerously_allow_relaxed=dangerously_allow_relaxed,
-    )
+    root = None if simulated_root is None else _root_digest(simulated_root)
+    rules = Rules(issuer=issuer, simulated_root=root, **decisions)
     token = _read(file)
     good = verify_token(token.text, _keys(token, issuer, jwks, ca), rules, now=at)
     document = {
