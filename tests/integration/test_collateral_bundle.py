@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -309,6 +310,11 @@ def test_texts_are_for_people(site: Site, serve: Callable[..., str], capsys: pyt
     out = capsys.readouterr().out
     assert "sgx:root-crl" in out
     assert "registration queue: 0 new, 0 not-available" in out
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{url}/sgx/certification/v4/tcb?fmspc=000000000000")
+    refused.value.close()
+    assert main.run(["collateral", "status", "--url", url]) == 0, "what strangers make up alarms nobody"
+    assert "unknown" in capsys.readouterr().out
     fetch = ["collateral", "fetch", "--fmspc", FMSPC.hex(), "--ca", "processor", "--tee", "tdx"]
     assert main.run([*fetch, "--simulated-state", site / "simulated"]) == 0
     assert json.loads(capsys.readouterr().out)["tcb_info"].startswith('{"id":"TDX"')

@@ -8,7 +8,7 @@ import click
 from kubenclave.cli import kit
 from kubenclave.cli.remote import Remote, access_options, url_option
 
-_COLOURS: Final = {"current": "green", "failing": "yellow", "expired": "red", "absent": "red"}
+_COLOURS: Final = {"current": "green", "failing": "yellow", "unknown": "yellow", "expired": "red", "absent": "red"}
 
 
 @click.command(
@@ -22,7 +22,10 @@ _COLOURS: Final = {"current": "green", "failing": "yellow", "expired": "red", "a
 @access_options
 @kit.output_option
 def command(*, url: str, ca: str | None, token_file: str | None) -> None:
-    """Show every item of a collateral service. Exit code 1 when something has ended or was never got."""
+    """Show every item of a collateral service. Exit code 1 when something has ended, or could not be got.
+
+    What no source knows is listed and does not count: anybody can ask for anything.
+    """
     document = Remote(url, token_file=token_file, ca=ca).get("/v1/collateral/status")
     kit.emit(document, _text(document))
     bad = [each for each in document["items"] if each["state"] in {"expired", "absent"}]

@@ -131,9 +131,9 @@ def _item(status: ItemStatus, now: dt.datetime) -> dict[str, Any]:
 
 
 def _state(status: ItemStatus, now: dt.datetime) -> str:
-    """Return ``absent``, ``expired``, ``failing`` (still current, but not renewed) or ``current``."""
+    """Return ``absent``, ``unknown`` (no source has it), ``expired``, ``failing`` (not renewed) or ``current``."""
     if status.next_update is None:
-        return "absent"
+        return "unknown" if status.error_code == "collateral.unknown" else "absent"
     if status.next_update < now:
         return "expired"
     return "failing" if status.failures else "current"
