@@ -142,3 +142,32 @@ def test_nothing_is_done_once_it_is_closed(tmp_path):
     with pytest.raises(PlatformError) as caught:
         database.read("SELECT 1")
     assert caught.value.code == "database.closed"
+
+
+@pytest.mark.parametrize("name", ["a.db", "a.db-wal"])
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o666])
+def test_a_file_that_everybody_can_read_or_write_is_refused(tmp_path, name, mode):
+    """As one that was restored with a careless umask: signing keys are in there."""
+    for each in ("a.db", "a.db-wal"):
+        (tmp_path / each).touch(0o600)
+    (tmp_path / name).chmod(mode)
+    with pytest.raises(PlatformError) as caught:
+        Database(tmp_path / "a.db")
+    assert (caught.value.code, caught.value.field) == ("database.exposed", str(tmp_path / name))
+
+
+def test_a_file_that_everybody_can_replace_is_refused(tmp_path):
+    """As in a directory that somebody else on the machine has made beforehand."""
+    place = tmp_path / "state"
+    place.mkdir()
+    place.chmod(0o777)
+    with pytest.raises(PlatformError) as caught:
+        Database(place / "a.db")
+    assert (caught.value.code, caught.value.field) == ("database.exposed", str(place))
+
+
+def test_the_group_of_a_pods_volume_is_no_stranger(tmp_path):
+    path = tmp_path / "a.db"
+    path.touch(0o600)
+    path.chmod(0o660)
+    Database(path).close()

@@ -137,25 +137,26 @@ def _statements(script: str) -> Iterator[str]:
 
 
 def _check_mode(path: Path) -> None:
-    """Refuse a file that everybody can read or write, as one that was restored carelessly.
+    """Refuse a file that everybody can read, write or replace, as one that was restored carelessly.
 
     The group may have it: Kubernetes gives volumes to a group of the pod's own.
     """
-    for each in (path, path.with_name(f"{path.name}-wal")):  # SQLite makes that one with the mode of the first
+    # SQLite makes its log with the mode of the file.
+    for each, open_ in ((path.parent, 0o002), (path, _TOO_OPEN), (path.with_name(f"{path.name}-wal"), _TOO_OPEN)):
         try:
             mode = stat.S_IMODE(each.stat().st_mode)
         except FileNotFoundError:
             continue
         except OSError as error:
             raise _unusable(each, error) from error
-        if mode & _TOO_OPEN:
+        if mode & open_:
             raise PlatformError(
                 "everybody on this machine can read or write the database, which holds keys",
                 code="database.exposed",
                 field=str(each),
-                expected=f"mode {_MODE:04o}",
+                expected="no access for others",
                 found=f"mode {mode:04o}",
-                hint=f"chmod {_MODE:04o} {each}; revoke the signing keys if others could read it",
+                hint=f"chmod o= {each}; revoke the signing keys if others could read them",
             )
 
 
