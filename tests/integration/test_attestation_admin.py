@@ -45,6 +45,15 @@ def test_policy_is_set_read_and_reset(attestation):
     assert json.loads(attestation.get(f"{POLICY}/versions/1").json()["text"]) == WANTED
 
 
+def test_who_attests_and_who_sets_policies_may_read_them_and_nobody_else(tmp_path):
+    with bench(tmp_path / "state", open=False) as made:
+        for path in (POLICY, f"{POLICY}/history", f"{POLICY}/versions/0"):
+            for role in (Role.ATTEST, Role.POLICY_ADMIN):
+                assert made.get(path, headers=made.bearer(role)).status_code == 200
+            assert refusal(made.get(path, headers=made.bearer(Role.KEY_ADMIN)), 403) == "credentials.role"
+            assert refusal(made.get(path), 401) == "credentials.missing"
+
+
 @pytest.mark.parametrize(
     ("document", "code"),
     [

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policies over the native API, under /v1/policies: read, set, reset, try on evidence that was kept, compare.
 
-Whoever may attest may read them: a token names its policy by digest, and a relying party wants to know what it says.
+Whoever may attest may read them, as may who sets them: a token names its policy by digest, and a relying party wants to
+know what it says.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from starlette.routing import Route
 
 from kubenclave.dcap.azurepolicy import AzurePolicy
 from kubenclave.dcap.policy import Policy
-from kubenclave.errors import FormatError
+from kubenclave.errors import FormatError, TrustError
 from kubenclave.services.attestation.compare import Terms, diff, dry_run
 from kubenclave.services.attestation.native import answer
 from kubenclave.services.attestation.policies import MAX_SIZE, PolicyFormat, StoredPolicy, read_policy
@@ -95,11 +96,11 @@ class _Policies:
         )
 
     async def get(self, request: Request) -> Response:
-        await self._service.guard.require(request, Role.ATTEST)
+        await self._may_read(request)
         return answer(_shown(self._service.policies.current(request.path_params["type"])))
 
     async def version(self, request: Request) -> Response:
-        await self._service.guard.require(request, Role.ATTEST)
+        await self._may_read(request)
         number = request.path_params["version"]
         if not _NUMBER.fullmatch(number):
             raise FormatError(
@@ -113,7 +114,7 @@ class _Policies:
 
     async def history(self, request: Request) -> Response:
         """Answer with the latest hundred versions, without their texts."""
-        await self._service.guard.require(request, Role.ATTEST)
+        await self._may_read(request)
         versions = self._service.policies.history(request.path_params["type"])
         return answer({"versions": [each.as_dict() for each in versions]})
 
@@ -153,6 +154,15 @@ class _Policies:
         asked, kind = read(DiffRequest, await request.body()), request.path_params["type"]
         first, second = self._candidate(kind, asked.first), self._candidate(kind, asked.second)
         return answer(await asyncio.to_thread(self._compare, kind, first, second, asked.count))
+
+    async def _may_read(self, request: Request) -> None:
+        """Let through who may attest, and who administers policies. Raises TrustError ``credentials.*``."""
+        try:
+            await self._service.guard.require(request, Role.ATTEST)
+        except TrustError as error:
+            if error.code != "credentials.role":
+                raise
+            await self._service.guard.require(request, Role.POLICY_ADMIN)
 
     def _try(self, kind: str, policy: Policy | AzurePolicy, count: int) -> dict[str, Any]:
         return dry_run(policy, self._service.kept.latest(kind, count), self._terms).as_dict()
