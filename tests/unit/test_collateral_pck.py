@@ -19,7 +19,7 @@ from kubenclave.platform.simulated.tcb import FMSPC, PCE_ID, PlatformTcb
 from kubenclave.services.collateral import pck as module
 from kubenclave.services.collateral.assemble import read_leaf
 from kubenclave.services.collateral.items import ItemKey
-from kubenclave.services.collateral.pck import REVISIT, PckCertificate, PckCerts, Standing, choose
+from kubenclave.services.collateral.pck import REVISIT, PckCertificate, PckCerts, Standing, alias_of, choose
 from kubenclave.services.collateral.platforms import CERTIFICATE, EVIDENCE, KnownPlatforms
 from kubenclave.services.collateral.sources.base import PckAnswer, PckRequest, SourceError
 from kubenclave.services.collateral.store import Store
@@ -256,6 +256,29 @@ async def test_nobody_can_put_certificates_of_another_platform_in_place_of_a_pla
     asked = len(source.pck_asked)
     await certs.certificate(higher)
     assert len(source.pck_asked) == asked + 1, "what others tried keeps no platform from new certificates of its own"
+    await certs.close()
+
+
+@in_a_loop
+async def test_what_strangers_say_a_platform_is_known_by_misleads_no_administrator(
+    store: Store, source: WorldSource, clock: Clock
+):
+    """Sources that go by the QE-ID answer whatever encrypted PPID comes along; an administrator fetches by that one."""
+    certs, _ = certs_of(store, source, clock)
+    own = await certs.certificate(request())
+    await certs.answer(request(encrypted_ppid=bytes(383) + b"1"))
+    ((name, asked),) = certs.renewable()
+    assert asked.encrypted_ppid == ENCRYPTED_PPID
+    await certs.answer(request(encrypted_ppid=bytes(383) + b"2"), Standing.REGISTERED)
+    assert certs.renewable()[0][1].encrypted_ppid == bytes(383) + b"2"
+    become_another(source.world)
+    world, tcbm = source.world, tcbm_of(UP_TO_DATE)
+    chain = pem_chain(world.pki.certificates[Role.PLATFORM_CA], world.pki.certificates[Role.ROOT])
+    brought = PckAnswer((PckEntry(tcbm, world.pck()[tcbm]),), chain)
+    with pytest.raises(TrustError) as caught:
+        await certs.put(request(qe_id=alias_of(name)), brought, "x")
+    assert caught.value.code == "pck.other-platform"
+    assert (await certs.certificate(request())).leaf == own.leaf
     await certs.close()
 
 

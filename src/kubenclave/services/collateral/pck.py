@@ -183,13 +183,14 @@ class PckCerts:
     async def put(self, request: PckRequest, answer: PckAnswer, source: str) -> None:
         """Keep certificates of a platform that somebody brings, once all of them hold. Raises TrustError.
 
-        The platform goes by its QE-ID, or by what ``alias_of`` put in its place.
+        The platform goes by its QE-ID, or by what ``alias_of`` put in its place: then it stays the platform that it is,
+        as what it was fetched by may be what a stranger said.
         """
         checked = await self._checked(request.pce_id, answer)
-        name = self._name(request.qe_id, request.pce_id)
+        name, standing = self._name(request.qe_id, request.pce_id), Standing.BROUGHT
         if (alias := _ALIAS.fullmatch(request.qe_id.lower())) is not None and self._held(alias[1]):
-            name = alias[1]
-        await asyncio.to_thread(self._write, name, request, checked, source, Standing.BROUGHT)
+            name, standing = alias[1], Standing.STRANGER
+        await asyncio.to_thread(self._write, name, request, checked, source, standing)
 
     def knows(self, qe_id: str, pce_id: bytes) -> bool:
         """Tell whether certificates of that platform are held."""
@@ -282,8 +283,10 @@ class PckCerts:
             connection.execute(
                 "INSERT INTO pck_platforms VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (platform) DO UPDATE SET"
                 " issuer_chain = excluded.issuer_chain, source = excluded.source, fetched = excluded.fetched,"
-                " encrypted_ppid = coalesce(excluded.encrypted_ppid, encrypted_ppid),"
-                " manifest = coalesce(excluded.manifest, manifest), standing = max(standing, excluded.standing)",
+                " encrypted_ppid = CASE excluded.standing WHEN 0 THEN coalesce(encrypted_ppid, excluded.encrypted_ppid)"
+                " ELSE coalesce(excluded.encrypted_ppid, encrypted_ppid) END,"
+                " manifest = CASE excluded.standing WHEN 0 THEN coalesce(manifest, excluded.manifest)"
+                " ELSE coalesce(excluded.manifest, manifest) END, standing = max(standing, excluded.standing)",
                 (
                     name,
                     answer.issuer_chain,
