@@ -86,7 +86,7 @@ def test_what_is_under_way_at_the_end_is_answered_and_in_the_log(serve, platform
     quote = platform[1]
 
     async def crowd():
-        async with httpx2.AsyncClient(limits=httpx2.Limits(max_connections=20)) as client:
+        async with httpx2.AsyncClient(limits=httpx2.Limits(max_connections=20), timeout=30) as client:
             await attest(client, served.url, quote)
             answers = []
 
