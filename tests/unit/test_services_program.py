@@ -4,6 +4,7 @@
 import asyncio
 import datetime as dt
 import json
+from contextlib import closing
 
 import httpx2
 import pytest
@@ -11,6 +12,7 @@ from starlette.requests import Request
 
 from kubenclave.dcap.anchor import intel_root
 from kubenclave.errors import KubenclaveError, UnreachableError
+from kubenclave.services.attestation.evidence_store import EvidenceLimits, EvidenceStore, StoredEvidence
 from kubenclave.services.attestation.keys import Algorithm, KeyRing, KeySettings
 from kubenclave.services.attestation.settings import Settings
 from kubenclave.services.collateral.cache import CacheSettings
@@ -25,9 +27,10 @@ from kubenclave.services.program import (
 from kubenclave.services.web.credentials import Role
 from kubenclave.services.web.limits import Rate, TooFastError
 from kubenclave.wire.metrics import Metrics
-from tests import simulated_platform
+from tests import evidence, simulated_platform
 from tests.attestation_service import attestation, base64url
 from tests.clock import Clock
+from tests.waiting import eventually_async
 
 __all__ = ["attestation"]  # a fixture
 
@@ -148,6 +151,25 @@ def test_background_work_goes_on_until_it_is_ended(tmp_path):
         task = asyncio.create_task(parts.background())
         await asyncio.sleep(0.05)
         assert not task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await parts.close()
+
+    asyncio.run(run())
+
+
+def test_evidence_goes_when_it_is_too_old_though_none_comes_after_it(tmp_path):
+    settings = Settings(issuer="https://a.example", state=tmp_path, keep_evidence=5)
+    given = evidence.make()
+    piece = StoredEvidence(tee_type="SgxEnclave", quote=given.quote, collateral=given.collateral, at=evidence.NOW)
+    with closing(Database(tmp_path / "attestation.db")) as database:
+        EvidenceStore(database, lambda: evidence.NOW, EvidenceLimits(count=5)).keep(piece)
+    parts = attestation_parts(settings, OFFLINE, Metrics(), rate=Rate(), serve_collateral=False)
+
+    async def run():
+        task = asyncio.create_task(parts.background())
+        with closing(Database(tmp_path / "attestation.db")) as database:
+            await eventually_async(lambda: not database.read("SELECT 1 FROM kept_evidence"))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await parts.close()

@@ -8,10 +8,11 @@ read it.
 import asyncio
 import datetime as dt
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import structlog
 from starlette.applications import Starlette
@@ -50,7 +51,9 @@ from kubenclave.wire.metrics import Metrics
 MAX_BODIES: Final = BODIES
 """Bytes of a body by path, where they are more than elsewhere."""
 
-_ROTATION_LOOK: Final = 3600.0  # seconds between looks at the age of keys
+_LOOK: Final = 3600.0  # seconds between looks at the age of what is kept
+
+Work: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 _log = structlog.get_logger()
 
@@ -100,7 +103,7 @@ def attestation_parts(
         app=app,
         answer=lambda request, error: _answer(request, error, settings.path),
         figures=figures,
-        background=_endless(cache) if rotate_keys is None else _endless(cache, service.keyring, rotate_keys),
+        background=_together(cache.run, *_chores(service, rotate_keys)),
         lease=Lease(service.database, "background", _now),
         close=close,
     )
@@ -144,7 +147,7 @@ def collateral_parts(state: Path, anchor: TrustAnchor, options: CollateralOption
         app=_collateral_app(service),
         answer=lambda request, error: _answer(request, error, ""),
         figures=figures,
-        background=_endless(cache),
+        background=cache.run,
         lease=Lease(database, "background", _now),
         close=close,
     )
@@ -180,29 +183,38 @@ def _cache(state: Path, anchor: TrustAnchor, options: CollateralOptions) -> tupl
         raise
 
 
-def _endless(
-    cache: CollateralCache, keyring: KeyRing | None = None, rotate_keys: dt.timedelta | None = None
-) -> Callable[[], Coroutine[Any, Any, None]]:
-    """Return the work that one worker does for all: renew collateral, and signing keys where that is wanted."""
+def _together(*works: Work) -> Work:
+    """Return as one what is done side by side, without an end."""
 
     async def run() -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(cache.run())
-            if keyring is not None and rotate_keys is not None:
-                tasks.create_task(_rotate(keyring, rotate_keys))
+            for work in works:
+                tasks.create_task(work())
 
     return run
 
 
-async def _rotate(keyring: KeyRing, age: dt.timedelta) -> None:
+def _chores(service: AttestationService, rotate_keys: dt.timedelta | None) -> Iterator[Work]:
+    """Yield what one worker does for all: drop evidence that is too old, and rotate keys where that is wanted."""
+    yield partial(_hourly, "drop old evidence", service.kept.prune)
+    if rotate_keys is not None:
+        yield partial(_hourly, "rotate keys", partial(_rotate, service.keyring, rotate_keys))
+
+
+def _rotate(keyring: KeyRing, age: dt.timedelta) -> None:
     """Give each signing key in the database a successor when it is so old. Keys in files are the operator's."""
+    for algorithm in set(Algorithm) - set(keyring.settings.files):
+        rotate_if_due(keyring, algorithm, age, _now())
+
+
+async def _hourly(name: str, chore: Callable[[], object]) -> None:
+    """Do something every hour, in a thread; where the database does not let us, the log says so by its name."""
     while True:
-        for algorithm in set(Algorithm) - set(keyring.settings.files):
-            try:
-                await asyncio.to_thread(rotate_if_due, keyring, algorithm, age, _now())
-            except PlatformError as error:  # the database: full, or locked for too long
-                _log.error("key.not-rotated", error=str(error), code=error.code, hint=error.hint)
-        await asyncio.sleep(_ROTATION_LOOK)
+        try:
+            await asyncio.to_thread(chore)
+        except PlatformError as error:  # full, or locked for too long
+            _log.error("chore.failed", chore=name, error=str(error), code=error.code, hint=error.hint)
+        await asyncio.sleep(_LOOK)
 
 
 def rotate_if_due(keyring: KeyRing, algorithm: Algorithm, age: dt.timedelta, now: dt.datetime) -> bool:
