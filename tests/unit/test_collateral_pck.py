@@ -21,8 +21,9 @@ from kubenclave.services.collateral.assemble import read_leaf
 from kubenclave.services.collateral.items import ItemKey
 from kubenclave.services.collateral.pck import REVISIT, PckCertificate, PckCerts, Standing, alias_of, choose
 from kubenclave.services.collateral.platforms import CERTIFICATE, EVIDENCE, KnownPlatforms
-from kubenclave.services.collateral.sources.base import PckAnswer, PckRequest, SourceError
+from kubenclave.services.collateral.sources.base import PckAnswer, PckRequest, SourceError, unknown
 from kubenclave.services.collateral.store import Store
+from kubenclave.services.web.limits import Rate, TooFastError
 from kubenclave.wire.pcs import PckEntry
 from tests import evidence
 from tests.asynchronous import in_a_loop
@@ -303,6 +304,25 @@ async def test_a_platform_that_registers_takes_its_place_from_strangers_and_an_a
     tcbm = tcbm_of(UP_TO_DATE)
     await certs.put(PckRequest(QE_ID, PCE_ID, b"", b""), PckAnswer((PckEntry(tcbm, world.pck()[tcbm]),), chain), "x")
     assert (await certs.certificate(request())).extension.ppid == squatted.extension.ppid
+    await certs.close()
+
+
+@in_a_loop
+async def test_platforms_that_are_made_up_do_not_become_a_flood_for_the_sources(
+    store: Store, source: WorldSource, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "_NEW_PLATFORMS", Rate(per_second=0.001, burst=5))
+    certs, _ = certs_of(store, source, clock)
+    await certs.certificate(request())
+    source.pck_failure = unknown("PCK certificates", "x")
+    failures = [await refused(certs, request(qe_id=f"{number:032x}")) for number in range(10)]
+    assert [each.code for each in failures] == ["collateral.unknown"] * 4 + ["limits.rate"] * 6
+    with pytest.raises(TooFastError):
+        await certs.answer(request())
+    assert len(source.pck_asked) == 5
+    assert (await certs.certificate(request())).tcbm == tcbm_of(UP_TO_DATE), "what is held is served"
+    source.pck_failure = None
+    await certs.answer(request(), Standing.REGISTERED)
     await certs.close()
 
 

@@ -13,6 +13,7 @@ import datetime as dt
 import enum
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from kubenclave.services.collateral.ingest import check_pck_leaf
 from kubenclave.services.collateral.items import ROOT_CRL, ItemKey, Tee
 from kubenclave.services.collateral.platforms import CERTIFICATE, KnownPlatforms
 from kubenclave.services.collateral.sources.base import PckAnswer, PckRequest, UnknownError, most_telling, unknown
+from kubenclave.services.web.limits import Buckets, Rate
 from kubenclave.wire import pcs
 
 MIGRATIONS: Final = (
@@ -51,6 +53,7 @@ CREATE TABLE pck_tcbs (
 REVISIT: Final = dt.timedelta(hours=6)
 """How long a TCB for which there is no certificate of its own is left alone before the sources are asked again."""
 
+_NEW_PLATFORMS: Final = Rate(per_second=20.0, burst=500)  # that strangers may have the sources asked for
 _MOST_STRANGERS: Final = 10_000  # platforms kept that nobody has registered; some 20 kB each
 _INCOMPLETE: Final = """
 SELECT platform, pce_id, encrypted_ppid, manifest FROM pck_platforms
@@ -137,6 +140,7 @@ class PckCerts:
         self._database: Final = cache.store.database
         self._now: Final = now
         self._under_way: Final[dict[tuple[str, PckRequest, Standing], asyncio.Task[None]]] = {}
+        self._new_platforms: Final = Buckets(_NEW_PLATFORMS, time.monotonic)
         self._database.migrate("pck", MIGRATIONS)
         cache.chores.append(self.refresh_due)
 
@@ -145,12 +149,14 @@ class PckCerts:
 
         The sources are asked where the platform is not known, or where there was no certificate for that very TCB
         when they were asked some hours ago. Raises UnknownError where nobody knows the platform
-        (``collateral.unknown``) or there is none for its TCB (``pck.not-available``), and what sources raise where
-        nothing is held.
+        (``collateral.unknown``) or there is none for its TCB (``pck.not-available``), TooFastError where too many ask
+        for platforms that nobody has heard of, and what sources raise where nothing is held.
         """
         name, tcb = self._name(request.qe_id, request.pce_id), request.cpu_svn + request.pce_svn
         held = self._held(name)
         if all(each.tcbm != tcb for each in held) and self._is_due(name, tcb):
+            if not held:
+                self._new_platforms.take("")
             try:
                 await self.renew(name, request)
             except KubenclaveError as error:
@@ -172,8 +178,10 @@ class PckCerts:
         """Return all certificates of a platform, as the first source that knows it has them, verified and kept.
 
         Raises TrustError ``pck.other-platform`` where those that are held for the QE-ID are of another platform and
-        stay, and what sources raise.
+        stay, TooFastError where too many strangers ask, and what sources raise.
         """
+        if standing is Standing.STRANGER:
+            self._new_platforms.take("")
         name = self._name(request.qe_id, request.pce_id)
         await self.renew(name, request, standing)
         rows = self._database.read("SELECT tcbm, cert FROM pck_certs WHERE platform = ? ORDER BY tcbm DESC", (name,))
