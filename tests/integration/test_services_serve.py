@@ -2,6 +2,7 @@
 """The commands that serve, as processes: workers, TLS, credentials, limits, metrics, and an end that loses nothing."""
 
 import asyncio
+import base64
 import contextlib
 import datetime as dt
 import json
@@ -20,7 +21,7 @@ import jwt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
@@ -266,6 +267,10 @@ def test_whoever_is_slow_with_the_head_of_a_request_holds_nobody_up(serve):
         (["--source", "pccs"], "cli.misuse"),
         (["--listen", "nowhere"], "cli.misuse"),
         (["--workers", "2", "--secrets-key", "absent"], None),
+        (["--signing-key", "HS256=key.pem"], "cli.misuse"),
+        (["--signing-key", "RS256="], "cli.misuse"),
+        (["--signing-key", "ES256=absent"], None),
+        (["--max-batch", "0"], "cli.misuse"),
     ],
 )
 def test_what_cannot_be_served_is_said_before_anything_starts(tmp_path, platform, words, code):
@@ -277,6 +282,42 @@ def test_what_cannot_be_served_is_said_before_anything_starts(tmp_path, platform
     assert done.returncode in {2, 3, 5}, done.stderr
     found = json.loads(done.stdout)["error"]["code"]
     assert code in {None, found}
+
+
+def test_signing_keys_in_files_sign_for_all_workers_and_have_to_be_tight(serve, platform, tmp_path):
+    rsa_key = rsa.generate_private_key(65537, 2048)
+    words = []
+    for algorithm, key in (("RS256", rsa_key), ("ES256", ec.generate_private_key(ec.SECP256R1()))):
+        path = tmp_path / f"{algorithm}.pem"
+        path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        path.chmod(0o600)
+        words += ["--signing-key", f"{algorithm}={path}"]
+    service = serve(
+        "--open", "--workers", "2", "--minimum-tcb-evaluation-data-number", "17", "--max-batch", "2", *words
+    )
+    with httpx2.Client() as client:
+        [shown] = client.get(f"{service.url}/certs").json()["keys"]
+        number = rsa_key.public_key().public_numbers().n
+        assert int.from_bytes(base64.urlsafe_b64decode(shown["n"] + "==")) == number
+        assert attest(client, service.url, platform[1]).status_code == 200
+        many = client.post(f"{service.url}/v1/attest/batch", json={"items": [{"quote": "AA"}] * 3})
+        assert many.status_code == 400
+    assert service.end() == 0
+    (tmp_path / "RS256.pem").chmod(0o644)
+    command = [
+        *KUBENCLAVE,
+        "attest",
+        "serve",
+        "--state",
+        str(tmp_path / "state"),
+        "--simulated-state",
+        str(platform[0]),
+    ]
+    command += ["--listen", "127.0.0.1:0", "--issuer", service.ready["issuer"], "--output", "json", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert json.loads(done.stdout)["error"]["code"] == "signing-key.exposed"
+    with contextlib.closing(sqlite3.connect(tmp_path / "state" / "attestation.db")) as database:
+        assert database.execute("SELECT count(*) FROM signing_keys WHERE private IS NOT NULL").fetchone() == (0,)
 
 
 def test_older_collateral_than_is_held_takes_an_option(serve, tmp_path):

@@ -21,6 +21,19 @@ if TYPE_CHECKING:
     from kubenclave.wire.metrics import Metrics
 
 
+class _SigningKey(click.ParamType[tuple[str, Path]]):
+    """A signing key in a file: ``RS256=FILE`` or ``ES256=FILE``."""
+
+    name = "key"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Path]:
+        """Return algorithm and file; fails as click wants it."""
+        algorithm, _, path = value.partition("=")
+        if algorithm not in {"RS256", "ES256"} or not path:
+            self.fail(f"{value!r} is no signing key: RS256=FILE or ES256=FILE", param, ctx)
+        return algorithm, Path(path)
+
+
 @click.command(
     "serve",
     epilog=kit.examples(
@@ -49,8 +62,30 @@ if TYPE_CHECKING:
     metavar="DURATION",
     help="Age at which signing keys get a successor (default: never).",
 )
+@click.option(
+    "--signing-key",
+    "signing_keys",
+    type=_SigningKey(),
+    multiple=True,
+    metavar="ALGORITHM=FILE",
+    help="RS256=FILE or ES256=FILE: private key, PEM, of mode 0600 (default: keys made in the database).",
+)
 @click.option("--challenge-lifetime", type=Duration(), default="5m", show_default=True, help="Life of a challenge.")
 @click.option("--keep-evidence", type=click.IntRange(min=0), default=0, help="Evidence kept for dry runs of policies.")
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1, 256),
+    default=16,
+    show_default=True,
+    help="Pieces of evidence in one request.",
+)
+@click.option(
+    "--minimum-tcb-evaluation-data-number",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Oldest generation of collateral that counts.",
+)
 @click.option("--isolated", is_flag=True, help="Policies count only when a registered signer signed them.")
 @click.option(
     "--secrets-key", type=click.Path(path_type=Path), metavar="FILE", help="Key that seals secrets for enclaves."
@@ -147,11 +182,14 @@ class _Service:
 
 def _settings(state: Path, issuer: str, trust: Trust, given: dict[str, Any]) -> "Settings":
     from kubenclave.services.attestation.settings import Settings
+    from kubenclave.services.attestation.signing import Algorithm
 
+    keys = {Algorithm(algorithm): path for algorithm, path in given.pop("signing_keys")}
     lifetime: dt.timedelta = given["token_lifetime"]
     if lifetime > dt.timedelta(days=1):
         raise UsageError("a token lives for a day at most", code="cli.misuse", field="--token-lifetime")
-    return Settings(issuer=issuer, state=state, root=trust.root, open=given.pop("is_open"), **given)
+    own = {"root": trust.root, "open": given.pop("is_open"), "signing_key_files": keys}
+    return Settings(issuer=issuer, state=state, **own, **given)
 
 
 def _default_issuer(url: str, trust: Trust) -> str:
