@@ -33,7 +33,7 @@ from kubenclave.dcap.verdict import verify_quote
 from kubenclave.errors import FormatError, KubenclaveError, PolicyError, TrustError, UsageError, VerificationError
 from kubenclave.local import control, manifest
 from kubenclave.platform.simulated.state import PlatformState
-from kubenclave.services.attestation.azure_signed import open_token
+from kubenclave.services.attestation.azure.signed import open_token
 from kubenclave.services.attestation.checkpoint import InclusionReceipt, LogKey, open_checkpoint
 from kubenclave.services.attestation.evidence import MAX_QUOTE
 from kubenclave.services.attestation.release import recipient

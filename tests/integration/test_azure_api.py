@@ -19,10 +19,10 @@ from kubenclave.dcap.collateral import Collateral
 from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.errors import ClusterError, KubenclaveError, PlatformError, UnreachableError
 from kubenclave.platform.simulated.tcb import PlatformTcb
-from kubenclave.services.attestation import azure
 from kubenclave.services.attestation.app import attestation_app
-from kubenclave.services.attestation.azure_baselines import baselines
-from kubenclave.services.attestation.azure_http import error_response, is_azure_path
+from kubenclave.services.attestation.azure import routes
+from kubenclave.services.attestation.azure.baselines import baselines
+from kubenclave.services.attestation.azure.http import error_response, is_azure_path
 from kubenclave.services.attestation.provider import CachedCollateral, FixedCollateral
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.attestation.settings import Settings
@@ -386,7 +386,7 @@ def test_a_bug_is_answered_in_azures_shape_without_a_word_of_what_it_was(
     def fail(*_arguments: object) -> None:
         raise ZeroDivisionError("a secret")
 
-    monkeypatch.setattr(azure, "check_tee", fail)
+    monkeypatch.setattr(routes, "check_tee", fail)
     answer = service.post(SGX, {"quote": base64url(quote)})
     refused(answer, 500, "InternalServerError", "maa.failed")
     assert "secret" not in answer.text
@@ -532,5 +532,5 @@ def test_an_answer_that_takes_too_long(service: Bench, monkeypatch: pytest.Monke
     async def late(*_arguments: object) -> None:
         await asyncio.sleep(60)
 
-    monkeypatch.setattr(azure, "read_json", late)
+    monkeypatch.setattr(routes, "read_json", late)
     refused(bounded(service, total=0.05).post(SGX, {}), 503, "ServiceUnavailable", "limits.late")

@@ -25,7 +25,7 @@ from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.dcap.describe import zulu
 from kubenclave.errors import KubenclaveError, PlatformError, UsageError
 from kubenclave.services.attestation.app import attestation_app
-from kubenclave.services.attestation.azure_http import error_response, is_azure_path
+from kubenclave.services.attestation.azure.http import error_response, is_azure_path
 from kubenclave.services.attestation.keys import Algorithm, KeyRing
 from kubenclave.services.attestation.provider import CachedCollateral
 from kubenclave.services.attestation.service import AttestationService

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Router
 
 from kubenclave.errors import KubenclaveError, PlatformError, UsageError
-from kubenclave.services.attestation.azure import azure_routes
-from kubenclave.services.attestation.azure_http import error_response, is_azure_path
+from kubenclave.services.attestation.azure.http import error_response, is_azure_path
+from kubenclave.services.attestation.azure.routes import azure_routes
 from kubenclave.services.attestation.key_routes import key_routes
 from kubenclave.services.attestation.log_routes import log_routes
 from kubenclave.services.attestation.native import native_routes

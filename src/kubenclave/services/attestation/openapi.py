@@ -5,7 +5,7 @@ from typing import Final
 
 from starlette.routing import Route
 
-from kubenclave.services.attestation.azure_operations import AZURE
+from kubenclave.services.attestation.azure.operations import AZURE
 from kubenclave.services.attestation.operations import OPERATIONS, SCHEMAS
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web import openapi

@@ -13,11 +13,11 @@ from starlette.routing import Route
 from kubenclave.dcap.judgement import DataType, HeldData
 from kubenclave.dcap.token.azure import CLAIMS
 from kubenclave.errors import FormatError, TrustError, UsageError
-from kubenclave.services.attestation.azure_baselines import baselines
-from kubenclave.services.attestation.azure_certificates import PolicyCertificates
-from kubenclave.services.attestation.azure_http import NOTHING, Resource, check_version, json_response, read_json
-from kubenclave.services.attestation.azure_policies import Policies, draft_policy
-from kubenclave.services.attestation.azure_writers import Writers
+from kubenclave.services.attestation.azure.baselines import baselines
+from kubenclave.services.attestation.azure.certificates import PolicyCertificates
+from kubenclave.services.attestation.azure.http import NOTHING, Resource, check_version, json_response, read_json
+from kubenclave.services.attestation.azure.policies import Policies, draft_policy
+from kubenclave.services.attestation.azure.writers import Writers
 from kubenclave.services.attestation.evidence import Evidence
 from kubenclave.services.attestation.issue import TokenDialect
 from kubenclave.services.attestation.keys import Algorithm

@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kubenclave.errors import TrustError
-from kubenclave.services.attestation.azure_http import check_version, read_json, signed_response
-from kubenclave.services.attestation.azure_signed import Opened, Signer, open_token, read_certificate
-from kubenclave.services.attestation.azure_writers import Writers
+from kubenclave.services.attestation.azure.http import check_version, read_json, signed_response
+from kubenclave.services.attestation.azure.signed import Opened, Signer, open_token, read_certificate
+from kubenclave.services.attestation.azure.writers import Writers
 from kubenclave.services.attestation.policies import TrustModel
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web.credentials import Role

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kubenclave.errors import FormatError
-from kubenclave.services.attestation.azure_http import check_version, read_text, signed_response
-from kubenclave.services.attestation.azure_signed import Opened, open_token
-from kubenclave.services.attestation.azure_writers import Writers
+from kubenclave.services.attestation.azure.http import check_version, read_text, signed_response
+from kubenclave.services.attestation.azure.signed import Opened, open_token
+from kubenclave.services.attestation.azure.writers import Writers
 from kubenclave.services.attestation.policies import MAX_SIZE, PolicyFormat, StoredPolicy
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web.credentials import Role

@@ -15,7 +15,7 @@ from typing import Final
 from starlette.requests import Request
 
 from kubenclave.errors import TrustError
-from kubenclave.services.attestation.azure_signed import Opened
+from kubenclave.services.attestation.azure.signed import Opened
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web.credentials import Role
 
