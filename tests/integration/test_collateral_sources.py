@@ -105,10 +105,10 @@ def test_every_item_comes_and_holds_under_the_root(upstream: Upstream, make: Cal
 
 
 def test_pccs_of_version_3_knows_sgx_alone(upstream: Upstream):
-    source = PccsSource("old", url=upstream.url, version="v3")
+    source = PccsSource("old", url=f"{upstream.url}/sgx/certification/v3/")
     assert fetch(source, TCB_INFO).body.startswith(b'{"tcbInfo":')
     assert upstream.requests[-1].path == "/sgx/certification/v3/tcb"
-    old = PccsSource("old", url=upstream.url, version="v3")
+    old = PccsSource("old", url=f"{upstream.url}/sgx/certification/v3/")
     assert failure(old, ItemKey.tcb_info(Tee.TDX, FMSPC.hex())).code == "collateral.unknown"
 
 

@@ -3,19 +3,19 @@
 
 import re
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from kubenclave.services.collateral.items import ItemKey, Tee
 from kubenclave.services.collateral.sources.base import Fetched, PckAnswer, PckRequest, unknown
 from kubenclave.services.collateral.sources.http import Http, check_url
 from kubenclave.services.collateral.sources.routes import item_of, pck_answer, route_of
 
-_PATH: Final = re.compile(r"/sgx/certification/v[34]\Z")
+_PATH: Final = re.compile(r"/sgx/certification/(v[34])\Z")
 _NO_PPID: Final = bytes(384)
 
 
 class PccsSource:
-    """PCCS at ``url``, with or without ``/sgx/certification/v4`` behind the host. CRLs may come in any form.
+    """PCCS at ``url``, of version 4 unless ``/sgx/certification/v3`` is behind the host. CRLs may come in any form.
 
     ``ca_file`` is the CA, or the certificate itself, where no public CA vouches for the service.
     """
@@ -25,13 +25,14 @@ class PccsSource:
         name: str,
         *,
         url: str,
-        version: Literal["v3", "v4"] = "v4",
         ca_file: Path | None = None,
         total_seconds: float = 60.0,
     ) -> None:
         self.name: Final = name
-        self._url: Final = _PATH.sub("", check_url(url))
-        self._version: Final = version
+        base = check_url(url)
+        path = _PATH.search(base)
+        self._url: Final = base if path is None else base[: path.start()]
+        self._version: Final = "v4" if path is None else path[1]
         self._http: Final = Http(name, url, ca_file=ca_file, total_seconds=total_seconds)
 
     async def fetch(self, key: ItemKey) -> Fetched:
