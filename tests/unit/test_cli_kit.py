@@ -3,6 +3,7 @@
 
 import io
 import json
+import os
 
 import click
 import pytest
@@ -148,3 +149,32 @@ def test_errors_are_shown_without_what_commands_a_terminal(capsys):
     shown = capsys.readouterr().err
     assert "\x1b" not in shown
     assert shown.count("\\x1b]0;owned\\x07") == 7
+
+
+@pytest.mark.parametrize("before", [None, 0o644])
+def test_a_secret_is_written_for_its_owner_alone(tmp_path, before):
+    """Whatever the umask, and whatever mode a file of that name had."""
+    path = tmp_path / "secret"
+    if before is not None:
+        path.write_bytes(b"something longer than that")
+        path.chmod(before)
+    mask = os.umask(0)
+    try:
+        kit.write_output(str(path), b"sesame", private=True)
+    finally:
+        os.umask(mask)
+    assert (path.stat().st_mode & 0o777, path.read_bytes()) == (0o600, b"sesame")
+
+
+def test_a_secret_goes_into_a_pipe_as_well(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        kit.write_output(str(pipe), b"sesame", private=True)
+        assert os.read(reader, 100) == b"sesame"
+    finally:
+        os.close(reader)
+    with pytest.raises(UsageError) as caught:
+        kit.write_output(str(tmp_path), b"sesame", private=True)
+    assert caught.value.code == "cli.output"

@@ -7,6 +7,7 @@ Results go to stdout: text, or one JSON document with ``--output json``. Everyth
 import errno
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -196,18 +197,35 @@ def read_input(path: str, *, what: str = "file", limit: int = MAX_INPUT) -> byte
     return content
 
 
-def write_output(path: str, content: bytes, *, what: str = "file") -> None:
-    """Write a result to a file, to stdout for ``-``. Raises UsageError where that cannot be done."""
+def write_output(path: str, content: bytes, *, what: str = "file", private: bool = False) -> None:
+    """Write a result to a file, to stdout for ``-``. Raises UsageError where that cannot be done.
+
+    ``private``: nobody else may read the file, whatever the umask, and whatever its mode was.
+    """
     try:
         if path == "-":
             _opened(sys.stdout).buffer.write(content)
             sys.stdout.buffer.flush()
         else:
-            Path(path).write_bytes(content)
+            with open(path, "wb", opener=_private if private else None) as file:
+                file.write(content)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise UsageError(f"cannot write the {what} {path}: {error.strerror or error}", code="cli.output") from error
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file with mode 0600 before anything is in it; what is no file (a pipe, a terminal) stays as it is."""
+    descriptor = os.open(path, flags & ~os.O_TRUNC, 0o600)
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.fchmod(descriptor, 0o600)
+            os.ftruncate(descriptor, 0)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _opened(stream: TextIO | None) -> TextIO:

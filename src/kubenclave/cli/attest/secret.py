@@ -169,7 +169,7 @@ def get(
     if out is None and kit.wants_json():
         kit.emit({**document, "value": base64.b64encode(value).decode()}, "")
         return
-    kit.write_output(out or "-", value, what="secret")
+    kit.write_output(out or "-", value, what="secret", private=True)
     if kit.wants_json():
         kit.emit(document, "")
 
