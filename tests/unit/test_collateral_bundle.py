@@ -176,6 +176,13 @@ def test_an_older_bundle_of_the_same_signer_is_refused(bundles: Bundles):
     bundles.take_in(read(make(created=NOW - DAY)), NOW, dangerously_allow_rollback=True)
 
 
+def test_a_bundle_from_a_clock_that_is_ahead_locks_out_no_later_one(bundles: Bundles):
+    with pytest.raises(TrustError) as caught:
+        bundles.take_in(read(make(created=NOW + DAY)), NOW)
+    assert caught.value.code == "bundle.ahead"
+    bundles.take_in(read(make()), NOW)
+
+
 def test_a_bundle_of_another_root_is_refused(bundles: Bundles):
     content = bundle.write(ITEMS.values(), KEY, anchor=intel_root(), created=NOW)
     with pytest.raises(TrustError) as caught:

@@ -15,6 +15,7 @@ from kubenclave.services.collateral.items import ROOT_CRL, Item, ItemKey
 from kubenclave.services.collateral.store import Store
 from kubenclave.services.database import Database
 
+_AHEAD: Final = dt.timedelta(hours=1)  # that the clock of whoever makes bundles may be
 MIGRATIONS: Final = (
     """CREATE TABLE bundles (
         signer TEXT PRIMARY KEY,
@@ -89,7 +90,8 @@ class Bundles:
     def take_in(self, bundle: Bundle, now: dt.datetime, *, dangerously_allow_rollback: bool = False) -> list[Item]:
         """Verify and store all of a bundle whose signature holds; return what was stored.
 
-        Raises TrustError ``bundle.root`` for one of another root, ``bundle.expired`` once its first item has ended,
+        Raises TrustError ``bundle.root`` for one of another root, ``bundle.ahead`` for one that is to be made only,
+        ``bundle.expired`` once its first item has ended,
         ``bundle.rollback`` for one older than the last of its signer, and what ``verified`` and ``keep`` raise.
         """
         self._judge(bundle, now, dangerously_allow_rollback)
@@ -111,6 +113,14 @@ class Bundles:
                 code="bundle.root",
                 expected=self._anchor.digest,
                 found=f"{bundle.root}{' (SIMULATED)' if bundle.simulated else ''}",
+            )
+        if bundle.created > now + _AHEAD:
+            raise TrustError(
+                "the bundle was made at a time that is still to come",
+                code="bundle.ahead",
+                expected=f"made before {zulu(now)}",
+                found=zulu(bundle.created),
+                hint="check the clocks: once it is taken in, all that are made until then would be too old",
             )
         if now > bundle.horizon:
             raise TrustError(
