@@ -89,7 +89,8 @@ async def test_fmspcs_that_are_made_up_do_not_become_a_flood_for_the_sources(
     monkeypatch.setattr(module, "_NEW_NAMES", Rate(per_second=0.001, burst=10))
     cache = cache_of(store, source, clock=clock)
     await cache.get(TCB_INFO)
-    made_up = [ItemKey.tcb_info(Tee.SGX, f"{number:012x}") for number in range(40)]
+    made_up = [ItemKey.tcb_info(Tee.SGX, f"{number:012x}") for number in range(30)]
+    made_up += [ItemKey.identity(Tee.SGX, update=str(number)) for number in range(100, 110)]
     failures = [await failure(cache, key) for key in made_up]
     assert sum(isinstance(each, UnknownError) for each in failures) == 9
     assert sum(isinstance(each, TooFastError) for each in failures) == 31

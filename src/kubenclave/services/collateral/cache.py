@@ -35,7 +35,7 @@ from kubenclave.services.web.limits import Buckets, Rate
 _SECOND: Final = dt.timedelta(seconds=1)
 _LEASE: Final = dt.timedelta(minutes=5)  # a worker that dies meanwhile leaves the item to others after that
 _LONGEST_SLEEP: Final = 60.0  # seconds: other workers note uses that this one does not hear of
-_NEW_NAMES: Final = Rate(per_second=5.0, burst=200)  # anybody can make FMSPCs up; a source that is flooded shuts us out
+_NEW_NAMES: Final = Rate(per_second=5.0, burst=200)  # a source that is flooded shuts us out
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 _log = structlog.get_logger()
@@ -116,7 +116,7 @@ class CollateralCache:
 
         Raises UsageError for a key that names nothing, UnknownError where the sources have no such item, SourceError
         where they do not answer, StaleError where the copy has ended, TrustError or FormatError where what they give
-        is not good and there is no copy, TooFastError where too many FMSPCs were asked for that nobody has heard of.
+        is not good and there is no copy, TooFastError where too many names were asked for that nobody has heard of.
         """
         check_key(key)
         if self._costs_a_question(key):
@@ -134,8 +134,8 @@ class CollateralCache:
         return item
 
     def _costs_a_question(self, key: ItemKey) -> bool:
-        """Tell whether the sources have to be asked for TCB info that was never here."""
-        if key.kind is not Kind.TCB_INFO or key in self._under_way or self.store.get(key) is not None:
+        """Tell whether the sources have to be asked for what was never here, by a name that anybody can make up."""
+        if key.kind not in (Kind.TCB_INFO, Kind.IDENTITY) or key in self._under_way or self.store.get(key) is not None:
             return False
         return not self._has_just_failed(self.store.attempt(key))
 
