@@ -12,6 +12,9 @@ from kubenclave.sgx.epc import PAGE_SIZE, Quantity
 from kubenclave.sgx.report import REPORT_DATA_SIZE
 
 PORT: Final = click.IntRange(1, 65535)
+TEE_TYPE: Final = click.Choice(("SgxEnclave", "OpenEnclave", "TdxVm"))
+"""For whose evidence a policy is, in Azure's spelling."""
+
 _UNITS: Final = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _DURATION: Final = re.compile(r"([0-9]{1,5})([dhms])")
 _SECONDS: Final = re.compile(r"[0-9]{1,11}")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How commands talk to a service: its URL, a token from a file, and errors as the service gave them."""
 
+import functools
 import ssl
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import click
@@ -19,8 +20,6 @@ from kubenclave.errors import (
     UsageError,
 )
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _TIMEOUT: Final = 30.0
 _MAX_ANSWER: Final = 80 << 20  # a page of a thousand entries of the greatest size
@@ -28,20 +27,26 @@ _MAX_TOKEN: Final = 16 << 10
 _CLASSES: Final[Mapping[int, type[KubenclaveError]]] = {400: UsageError, 404: UsageError, 409: UsageError}
 
 
-def url_option(*, required: bool = True) -> Callable[[_Function], _Function]:
-    """Give a command ``--url``."""
+def remote_options(*, required: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command ``--url``, ``--token-file`` and ``--ca``, and hand it ``remote``: None without a URL."""
     text = "The service, as https://collateral.example:8081; an attestation service by its issuer URL."
-    return click.option("--url", required=required, metavar="URL", help=text)
-
-
-def access_options(function: _Function) -> _Function:
-    """Give a command ``--token-file`` and ``--ca``."""
-    for option in (
-        click.option("--ca", type=click.Path(), metavar="FILE", help="CA of the service's certificate, in PEM."),
+    options = (
+        click.option("--url", required=required, metavar="URL", help=text),
         click.option("--token-file", type=evidence.FILE, metavar="FILE", help="Bearer token, where one is needed."),
-    ):
-        function = option(function)
-    return function
+        click.option("--ca", type=click.Path(), metavar="FILE", help="CA of the service's certificate, in PEM."),
+    )
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def command(*, url: str | None, token_file: str | None, ca: str | None, **given: Any) -> None:
+            remote = None if url is None else Remote(url, token_file=token_file, ca=ca)
+            function(remote=remote, **given)
+
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def is_protected(url: str) -> bool:

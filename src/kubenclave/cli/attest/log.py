@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kubenclave.cli import evidence, kit
-from kubenclave.cli.remote import Remote, access_options, url_option
+from kubenclave.cli.remote import Remote, remote_options
 from kubenclave.errors import FormatError, TrustError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
@@ -38,17 +38,16 @@ def command() -> None:
 
 
 @command.command("head", epilog=kit.examples("kubenclave attest log head --url https://attest.example"))
-@url_option()
-@access_options
+@remote_options()
 @kit.output_option
-def head(url: str, token_file: str | None, ca: str | None) -> None:
+def head(remote: Remote) -> None:
     """Show the signed head of the log and the key it is said to be signed with.
 
     Take the key over only after comparing it with what the operator has published elsewhere.
     """
     from kubenclave.services.attestation.checkpoint import LogKey, open_checkpoint
 
-    said = _object(Remote(url, token_file=token_file, ca=ca).get("/v1/log/head"), "key", "note")
+    said = _object(remote.get("/v1/log/head"), "key", "note")
     checkpoint = open_checkpoint(said["note"], LogKey.parse(said["key"]))
     rows = [
         ("log", kit.printable(checkpoint.origin)),
@@ -60,16 +59,15 @@ def head(url: str, token_file: str | None, ca: str | None) -> None:
 
 
 @command.command("show", epilog=kit.examples("kubenclave attest log show --url https://attest.example --start 100"))
-@url_option()
+@remote_options()
 @click.option("--start", type=click.IntRange(min=0), default=0, help="First entry.")
 @click.option("--count", type=click.IntRange(1, _PAGE), default=20, show_default=True, help="How many.")
-@access_options
 @kit.output_option
-def show(*, url: str, start: int, count: int, token_file: str | None, ca: str | None) -> None:
+def show(*, remote: Remote, start: int, count: int) -> None:
     """Show entries of the log as the service gives them; 'monitor' is what checks them."""
     from kubenclave.cli.attest.watch import read_entry
 
-    said = Remote(url, token_file=token_file, ca=ca).get("/v1/log/entries", start=start, end=start + count)
+    said = remote.get("/v1/log/entries", start=start, end=start + count)
     entries = [read_entry(text) for text in _texts(said)]
     lines: list[tuple[str, ...]] = [("PLACE", "AT", "VERDICT", "TCB STATUS", "POLICY", "REMARKS")]
     lines += [(str(start + number), *_line(entry)) for number, entry in enumerate(entries)]
@@ -109,12 +107,11 @@ def verify(receipt: str, key_text: str) -> None:
     epilog=kit.examples("kubenclave attest log prove token.jwt --url URL --key log.key --out receipt.json"),
 )
 @click.argument("token", type=evidence.FILE)
-@url_option()
+@remote_options()
 @_key_option
 @click.option("--out", type=evidence.FILE, metavar="FILE", help="Where the receipt goes, for 'verify'.")
-@access_options
 @kit.output_option
-def prove(*, token: str, url: str, key_text: str, out: str | None, token_file: str | None, ca: str | None) -> None:
+def prove(*, token: str, remote: Remote, key_text: str, out: str | None) -> None:
     """Have the service prove that the entry which TOKEN names is in its log, and keep the proof as a receipt.
 
     For whoever has a token and no receipt, as clients of Azure Attestation. The token's signature is for 'attest token
@@ -126,7 +123,7 @@ def prove(*, token: str, url: str, key_text: str, out: str | None, token_file: s
     from kubenclave.services.attestation.checkpoint import InclusionReceipt, open_checkpoint
 
     index, leaf, jti = _named(CompactToken.parse(kit.read_input(token, what="token")).claims)
-    key, remote = _key(key_text), Remote(url, token_file=token_file, ca=ca)
+    key = _key(key_text)
     note = _object(remote.get("/v1/log/head"), "note")["note"]
     size = open_checkpoint(note, key).size
     texts = _texts(remote.get("/v1/log/entries", start=index, end=index + 1)) if index < size else []
@@ -150,7 +147,7 @@ def prove(*, token: str, url: str, key_text: str, out: str | None, token_file: s
         "kubenclave attest log monitor --url URL --key log.key --memory log.json --entries entries.jsonl",
     ),
 )
-@url_option()
+@remote_options()
 @_key_option
 @click.option(
     "--memory", type=click.Path(path_type=Path), required=True, metavar="FILE", help="What was seen, for the next time."
@@ -162,11 +159,8 @@ def prove(*, token: str, url: str, key_text: str, out: str | None, token_file: s
     metavar="FILE",
     help="Add new entries here, a line each.",
 )
-@access_options
 @kit.output_option
-def monitor(
-    *, url: str, key_text: str, memory: Path, entries_path: Path | None, token_file: str | None, ca: str | None
-) -> None:
+def monitor(*, remote: Remote, key_text: str, memory: Path, entries_path: Path | None) -> None:
     """Fetch every new entry, rebuild the tree, and compare it with the signed head and with what was seen before.
 
     For a timer, by somebody else than who runs the service. Exit code 1 when the log was rewritten, cut, or does not
@@ -175,7 +169,6 @@ def monitor(
     from kubenclave.cli.attest.watch import Watch
 
     watch = Watch.load(memory, _key(key_text))
-    remote = Remote(url, token_file=token_file, ca=ca)
     before, note = watch.tree.size, _object(remote.get("/v1/log/head"), "note")["note"]
 
     def fetch(start: int, end: int) -> list[str]:

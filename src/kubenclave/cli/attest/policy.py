@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """``kubenclave attest policy``: which policy is in force at a service, and putting another one in force."""
 
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from kubenclave.cli import evidence, kit
+from kubenclave.cli.parameters import TEE_TYPE
 from kubenclave.cli.policy import load
-from kubenclave.cli.remote import Remote, access_options, url_option
+from kubenclave.cli.remote import Remote, remote_options
 
-_TEE_TYPES: Final = ("SgxEnclave", "OpenEnclave", "TdxVm")
-_tee_option = click.option(
-    "--tee-type", type=click.Choice(_TEE_TYPES), default=_TEE_TYPES[0], show_default=True, help="Whose policy."
-)
+_tee_option = click.option("--tee-type", type=TEE_TYPE, default="SgxEnclave", show_default=True, help="Whose policy.")
 _expected_option = click.option(
     "--expected-version", type=click.IntRange(min=0), help="Refuse when another version is in force."
 )
@@ -36,27 +34,25 @@ def command() -> None:
         "kubenclave attest policy show --url URL --version 3 --output json | jq -r .text",
     ),
 )
-@url_option()
+@remote_options()
 @_tee_option
 @click.option("--version", type=click.IntRange(min=0), help="Another than that in force; 0 is the default.")
-@access_options
 @kit.output_option
-def show(*, url: str, tee_type: str, version: int | None, token_file: str | None, ca: str | None) -> None:
+def show(*, remote: Remote, tee_type: str, version: int | None) -> None:
     """Show the policy in force, with its text."""
     place = _place(tee_type) + ("" if version is None else f"/versions/{version}")
-    found = Remote(url, token_file=token_file, ca=ca).get(place)
+    found = remote.get(place)
     text = "\n".join(kit.printable(line) for line in str(found["text"]).splitlines())
     kit.emit(found, f"{_rows([found])}\n\n{text}")
 
 
 @command.command("history", epilog=kit.examples("kubenclave attest policy history --url URL"))
-@url_option()
+@remote_options()
 @_tee_option
-@access_options
 @kit.output_option
-def history(*, url: str, tee_type: str, token_file: str | None, ca: str | None) -> None:
+def history(*, remote: Remote, tee_type: str) -> None:
     """Show the latest versions, and who set them."""
-    found = Remote(url, token_file=token_file, ca=ca).get(f"{_place(tee_type)}/history")
+    found = remote.get(f"{_place(tee_type)}/history")
     kit.emit(found, _rows(found["versions"]))
 
 
@@ -68,21 +64,18 @@ def history(*, url: str, tee_type: str, token_file: str | None, ca: str | None) 
     ),
 )
 @click.argument("file", type=evidence.FILE)
-@url_option()
+@remote_options()
 @_tee_option
 @load.format_option
 @_expected_option
-@access_options
 @kit.output_option
 def set_policy(
     *,
     file: str,
-    url: str,
+    remote: Remote,
     tee_type: str,
     form: str | None,
     expected_version: int | None,
-    token_file: str | None,
-    ca: str | None,
 ) -> None:
     """Put the policy in FILE (- for stdin) in force. It takes the role policy-admin."""
     from kubenclave.services.attestation.policies import PolicyFormat, read_policy
@@ -91,19 +84,17 @@ def set_policy(
     language = load.form_of(file, form)
     read_policy(text, PolicyFormat(language))
     body = {"text": text, "format": language, **_expecting(expected_version)}
-    made = Remote(url, token_file=token_file, ca=ca).send("PUT", _place(tee_type), document=body)
+    made = remote.send("PUT", _place(tee_type), document=body)
     kit.emit(made, _rows([made]))
 
 
 @command.command("reset", epilog=kit.examples("kubenclave attest policy reset --url URL --token-file admin.token"))
-@url_option()
+@remote_options()
 @_tee_option
 @_expected_option
-@access_options
 @kit.output_option
-def reset(*, url: str, tee_type: str, expected_version: int | None, token_file: str | None, ca: str | None) -> None:
+def reset(*, remote: Remote, tee_type: str, expected_version: int | None) -> None:
     """Put the default in force again, which lets every genuine enclave through."""
-    remote = Remote(url, token_file=token_file, ca=ca)
     made = remote.send("POST", f"{_place(tee_type)}/reset", document=_expecting(expected_version))
     kit.emit(made, _rows([made]))
 

@@ -4,17 +4,19 @@
 import base64
 import contextlib
 import datetime as dt
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote as quoted
 
 import click
 
 from kubenclave.cli import evidence, kit
-from kubenclave.cli.remote import Remote, access_options, url_option
+from kubenclave.cli.parameters import TEE_TYPE
+from kubenclave.cli.remote import Remote, remote_options
 from kubenclave.cli.state import opened, state_option
 from kubenclave.errors import UsageError
 
@@ -22,15 +24,24 @@ if TYPE_CHECKING:
     from kubenclave.services.attestation.secrets import SecretStore
     from kubenclave.services.database import Database
 
-_TEE_TYPES: Final = ("SgxEnclave", "OpenEnclave", "TdxVm")
 _MAX_SECRET: Final = 64 << 10
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _where(function: _Function) -> _Function:
-    """Give a command ``--state``, or ``--url`` with what belongs to it: exactly one of them is given."""
+def _where(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command ``--state``, or ``--url`` with what belongs to it, as ``state`` or ``remote``: exactly one."""
+
+    @functools.wraps(function)
+    def command(*, state: Path | None, remote: Remote | None, **given: Any) -> None:
+        if (state is None) == (remote is None):
+            raise UsageError(
+                "say which service: by its URL, or by its state directory",
+                code="cli.misuse",
+                hint="either --url URL or --state DIR",
+            )
+        function(state=state, remote=remote, **given)
+
     state = state_option(None, "State directory of a service, here.")
-    return state(url_option(required=False)(access_options(function)))
+    return state(remote_options(required=False)(command))
 
 
 @click.group(
@@ -69,9 +80,7 @@ def keygen(file: Path) -> None:
 @click.option(
     "--key-file", type=click.Path(path_type=Path), metavar="FILE", help="With --state: key that seals secrets."
 )
-@click.option(
-    "--tee-type", type=click.Choice(_TEE_TYPES), default=_TEE_TYPES[0], show_default=True, help="Whose policy."
-)
+@click.option("--tee-type", type=TEE_TYPE, default="SgxEnclave", show_default=True, help="Whose policy.")
 @click.option("--policy-version", type=click.IntRange(min=1), help="Refuse when another version is in force.")
 @click.option("--simulated", is_flag=True, help="Fit for SIMULATED enclaves, which protect nothing.")
 @kit.output_option
@@ -80,9 +89,7 @@ def put(
     name: str,
     file: str,
     state: Path | None,
-    url: str | None,
-    token_file: str | None,
-    ca: str | None,
+    remote: Remote | None,
     key_file: Path | None,
     tee_type: str,
     policy_version: int | None,
@@ -90,7 +97,7 @@ def put(
 ) -> None:
     """Store the content of FILE (- for stdin) as secret NAME, for enclaves that the policy now in force accepts."""
     value = kit.read_input(file, what="secret", limit=_MAX_SECRET)
-    if _is_local(state, url):
+    if remote is None:
         with _secrets(state, key_file) as (database, store):
             policy = _policy(database, tee_type, policy_version)
             by = f"uid {os.getuid()}, in the state directory"
@@ -102,20 +109,20 @@ def put(
             "simulated": simulated,
             **({} if policy_version is None else {"policy_version": policy_version}),
         }
-        made = _remote(url, token_file, ca).send("PUT", f"/v1/secrets/{quoted(name, safe='')}", document=body)
+        made = remote.send("PUT", f"/v1/secrets/{quoted(name, safe='')}", document=body)
     kit.emit(made, _rows([made]))
 
 
 @command.command("list", epilog=kit.examples("kubenclave attest secret list --url URL --token-file admin.token"))
 @_where
 @kit.output_option
-def list_secrets(*, state: Path | None, url: str | None, token_file: str | None, ca: str | None) -> None:
+def list_secrets(*, state: Path | None, remote: Remote | None) -> None:
     """Show which secrets there are, never what they are."""
-    if _is_local(state, url):
+    if remote is None:
         with _secrets(state, None) as (_, store):
             found = [info.as_dict() for info in store.list()]
     else:
-        found = _remote(url, token_file, ca).get("/v1/secrets")["secrets"]
+        found = remote.get("/v1/secrets")["secrets"]
     kit.emit({"secrets": found}, _rows(found))
 
 
@@ -123,13 +130,13 @@ def list_secrets(*, state: Path | None, url: str | None, token_file: str | None,
 @click.argument("name")
 @_where
 @kit.output_option
-def delete(*, name: str, state: Path | None, url: str | None, token_file: str | None, ca: str | None) -> None:
+def delete(*, name: str, state: Path | None, remote: Remote | None) -> None:
     """Delete secret NAME; enclaves that have it keep it."""
-    if _is_local(state, url):
+    if remote is None:
         with _secrets(state, None) as (_, store):
             store.delete(name)
     else:
-        _remote(url, token_file, ca).send("DELETE", f"/v1/secrets/{quoted(name, safe='')}")
+        remote.send("DELETE", f"/v1/secrets/{quoted(name, safe='')}")
     kit.emit({"deleted": name}, f"{kit.printable(name)} is deleted")
 
 
@@ -140,8 +147,7 @@ def delete(*, name: str, state: Path | None, url: str | None, token_file: str | 
     ),
 )
 @click.argument("name")
-@url_option()
-@access_options
+@remote_options()
 @click.option("--out", type=evidence.FILE, metavar="FILE", help="Where the secret goes (default: stdout).")
 @click.option("--receipt-out", type=evidence.FILE, metavar="FILE", help="Where the answer with the receipt goes.")
 @click.option("--aesm-socket", type=click.Path(path_type=Path), metavar="PATH", help="Another AESM socket.")
@@ -149,9 +155,7 @@ def delete(*, name: str, state: Path | None, url: str | None, token_file: str | 
 def get(
     *,
     name: str,
-    url: str,
-    token_file: str | None,
-    ca: str | None,
+    remote: Remote,
     out: str | None,
     receipt_out: str | None,
     aesm_socket: Path | None,
@@ -162,7 +166,7 @@ def get(
     """
     from kubenclave.cli.attest.ask import ask, quote_over
 
-    answer, value = ask(Remote(url, token_file=token_file, ca=ca), name, quote_over(aesm_socket))
+    answer, value = ask(remote, name, quote_over(aesm_socket))
     if receipt_out is not None:
         kit.write_output(receipt_out, json.dumps(answer, indent=2).encode(), what="receipt")
     document = {**{each: answer.get(each) for each in ("secret", "version", "simulated", "receipt")}, "out": out}
@@ -172,21 +176,6 @@ def get(
     kit.write_output(out or "-", value, what="secret", private=True)
     if kit.wants_json():
         kit.emit(document, "")
-
-
-def _is_local(state: Path | None, url: str | None) -> bool:
-    if (state is None) == (url is None):
-        raise UsageError(
-            "say which service: by its URL, or by its state directory",
-            code="cli.misuse",
-            hint="either --url URL or --state DIR",
-        )
-    return state is not None
-
-
-def _remote(url: str | None, token_file: str | None, ca: str | None) -> Remote:
-    assert url is not None
-    return Remote(url, token_file=token_file, ca=ca)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kubenclave.cli import kit
-from kubenclave.cli.remote import Remote, access_options, url_option
+from kubenclave.cli.remote import Remote, remote_options
 
 
 @click.command(
@@ -16,16 +16,15 @@ from kubenclave.cli.remote import Remote, access_options, url_option
         "kubenclave collateral forecast --url http://localhost:8081 --token-file t --output json | jq .platforms",
     ),
 )
-@url_option()
-@access_options
+@remote_options()
 @kit.output_option
-def command(*, url: str, ca: str | None, token_file: str | None) -> None:
+def command(*, remote: Remote) -> None:
     """Show each platform that the service has seen: its verdict today, under early TCB info, and when that changes.
 
     Platforms are known from PCK certificates that were served and from evidence; their names are keyed hashes. The date
     is an estimate, and says how sure it is. Exit code 1 when some platform's verdict will change.
     """
-    document = Remote(url, token_file=token_file, ca=ca).get("/v1/collateral/forecast")
+    document = remote.get("/v1/collateral/forecast")
     kit.emit(document, _text(document))
     changes = any(each["changes"] for each in document["platforms"])
     kit.finish(kit.ExitCode.REFUSED if changes else kit.ExitCode.GOOD)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kubenclave.cli import kit
-from kubenclave.cli.remote import Remote, access_options, url_option
+from kubenclave.cli.remote import Remote, remote_options
 
 
 @click.command(
@@ -15,15 +15,14 @@ from kubenclave.cli.remote import Remote, access_options, url_option
         "kubenclave collateral refresh --url https://collateral.example:8081 --token-file admin-token",
     ),
 )
-@url_option()
-@access_options
+@remote_options()
 @kit.output_option
-def command(*, url: str, ca: str | None, token_file: str | None) -> None:
+def command(*, remote: Remote) -> None:
     """Have a collateral service ask its sources for everything that it holds; needs the role collateral-admin.
 
     Exit code 1 when some item could not be renewed: the copy that was held is served on.
     """
-    outcome = Remote(url, token_file=token_file, ca=ca).send("POST", "/v1/collateral/refresh")
+    outcome = remote.send("POST", "/v1/collateral/refresh")
     kit.emit(outcome, "\n".join([f"{outcome['renewed']} items renewed", *map(_line, outcome["failures"])]))
     kit.finish(kit.ExitCode.REFUSED if outcome["failures"] else kit.ExitCode.GOOD)
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 import click
 
 from kubenclave.cli import kit
-from kubenclave.cli.remote import Remote, access_options, url_option
+from kubenclave.cli.remote import Remote, remote_options
 
 _COLOURS: Final = {"current": "green", "failing": "yellow", "unknown": "yellow", "expired": "red", "absent": "red"}
 
@@ -18,15 +18,14 @@ _COLOURS: Final = {"current": "green", "failing": "yellow", "unknown": "yellow",
         "kubenclave collateral status --url http://localhost:8081 --output json | jq '.items[].state'",
     ),
 )
-@url_option()
-@access_options
+@remote_options()
 @kit.output_option
-def command(*, url: str, ca: str | None, token_file: str | None) -> None:
+def command(*, remote: Remote) -> None:
     """Show every item of a collateral service. Exit code 1 when something has ended, or could not be got.
 
     What no source knows is listed and does not count: anybody can ask for anything.
     """
-    document = Remote(url, token_file=token_file, ca=ca).get("/v1/collateral/status")
+    document = remote.get("/v1/collateral/status")
     kit.emit(document, _text(document))
     bad = [each for each in document["items"] if each["state"] in {"expired", "absent"}]
     kit.finish(kit.ExitCode.REFUSED if bad else kit.ExitCode.GOOD)
