@@ -14,7 +14,7 @@ from kubenclave.dcap.pckext import PckExtension
 from kubenclave.errors import TrustError
 from kubenclave.platform.simulated.tcb import FMSPC
 from kubenclave.services.collateral.items import Item, ItemKey, Tee
-from kubenclave.services.collateral.pck import PckCertificate, choose
+from kubenclave.services.collateral.pckselection import PckCertificate, choose
 from tests.clock import Clock
 from tests.collateral_world import NOW, stored
 

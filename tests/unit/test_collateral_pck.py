@@ -19,7 +19,8 @@ from kubenclave.platform.simulated.tcb import FMSPC, PCE_ID, PlatformTcb
 from kubenclave.services.collateral import pck as module
 from kubenclave.services.collateral.assemble import read_leaf
 from kubenclave.services.collateral.items import ItemKey
-from kubenclave.services.collateral.pck import REVISIT, PckCertificate, PckCerts, Standing, alias_of, choose
+from kubenclave.services.collateral.pck import REVISIT, PckCerts, Standing, alias_of
+from kubenclave.services.collateral.pckselection import PckCertificate, choose
 from kubenclave.services.collateral.platforms import CERTIFICATE, EVIDENCE, KnownPlatforms
 from kubenclave.services.collateral.sources.base import PckAnswer, PckRequest, SourceError, unknown
 from kubenclave.services.collateral.store import Store

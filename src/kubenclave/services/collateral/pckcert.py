@@ -18,7 +18,7 @@ from starlette.routing import Route
 from kubenclave.dcap.collateral import load_json
 from kubenclave.errors import FormatError
 from kubenclave.services.collateral import queries, replies
-from kubenclave.services.collateral.pck import PckCertificate
+from kubenclave.services.collateral.pckselection import PckCertificate
 from kubenclave.services.collateral.queue import MAX_MANIFEST
 from kubenclave.services.collateral.service import CollateralService
 from kubenclave.services.collateral.sources.base import PckRequest, UnknownError
