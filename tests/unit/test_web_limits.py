@@ -18,7 +18,7 @@ from kubenclave.services.database import Database
 from kubenclave.services.web.access import Access
 from kubenclave.services.web.credentials import Credentials, Principal, Role
 from kubenclave.services.web.guard import CERTIFICATE, Guard
-from kubenclave.services.web.limits import Bounds, Buckets, Limits, Rate, TooFastError, client_of
+from kubenclave.services.web.limits import Bounds, Buckets, Limits, Rate, TooFastError, client_of, waiting
 from kubenclave.services.web.problems import problem
 from kubenclave.wire.metrics import Metrics
 
@@ -211,6 +211,31 @@ def test_requests_at_once_have_a_bound_and_an_end():
     first, second = asyncio.run(run())
     assert {first.json()["code"], second.json()["code"]} == {"limits.late", "limits.busy"}
     assert {first.status_code, second.status_code} == {503}
+
+
+def test_requests_that_wait_for_somebody_else_keep_nobody_out():
+    """As for a source that hangs: anybody could ask for what is not held until no place was left."""
+    end = asyncio.Event()
+
+    async def asks(request):
+        with waiting(request.scope), waiting(request.scope):
+            await end.wait()
+        return JSONResponse({})
+
+    app = application(Route("/asks", asks), Route("/echo", echo, methods=["POST"]))
+    limits = Limits(app, Bounds(at_once=1), Clock())
+
+    async def run():
+        transport = httpx2.ASGITransport(app=limits)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as session:
+            asking = [asyncio.create_task(session.get("/asks")) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            good = await session.post("/echo", content=b"xx")
+            end.set()
+            return [good.status_code, *(each.status_code for each in await asyncio.gather(*asking))]
+
+    assert asyncio.run(run()) == [200] * 4
+    assert limits._under_way == 0
 
 
 def test_a_body_with_two_lengths_is_refused_and_ends_the_connection():

@@ -22,6 +22,7 @@ from kubenclave.services.collateral.pckselection import PckCertificate
 from kubenclave.services.collateral.queue import MAX_MANIFEST
 from kubenclave.services.collateral.service import CollateralService
 from kubenclave.services.collateral.sources.base import PckRequest, UnknownError
+from kubenclave.services.web.limits import waiting
 from kubenclave.wire import pcs
 
 MAX_QE_ID: Final = 260
@@ -52,7 +53,8 @@ async def pckcert(service: CollateralService, request: Request) -> Response:
     """Return the certificate for a platform's TCB."""
     asked = await _asked(request, tcb=True)
     try:
-        found = await service.pck_certs.certificate(asked)
+        with waiting(request.scope):
+            found = await service.pck_certs.certificate(asked)
     except UnknownError as error:
         raise _told(error) from error
     return Response(found.leaf, headers={**_headers(found), **_NO_CACHE}, media_type=replies.PEM)
@@ -61,7 +63,9 @@ async def pckcert(service: CollateralService, request: Request) -> Response:
 async def pckcerts(service: CollateralService, request: Request) -> Response:
     """Return all certificates of a platform."""
     try:
-        answer = await service.pck_certs.answer(await _asked(request, tcb=False))
+        asked = await _asked(request, tcb=False)
+        with waiting(request.scope):
+            answer = await service.pck_certs.answer(asked)
     except UnknownError as error:
         raise _told(error) from error
     chain = {pcs.PCK_CHAIN: pcs.encode_chain(answer.issuer_chain)}

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from kubenclave.errors import FormatError, KubenclaveError, TrustError
 from kubenclave.services.web import problems
+from kubenclave.services.web.limits import waiting
 
 ERROR_CODE: Final = "Kubenclave-Error-Code"
 """Header of an answer that is an error: the stable code of docs/errors.md."""
@@ -48,7 +49,8 @@ def answering(handler: Handler) -> Handler:
 
     async def answer(request: Request) -> Response:
         try:
-            return await handler(request)
+            with waiting(request.scope):  # these routes do little but wait for sources
+                return await handler(request)
         except KubenclaveError as error:
             return failure(request, error)
 

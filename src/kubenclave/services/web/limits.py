@@ -5,10 +5,11 @@ They hold in front of all routes, so that none can be forgotten. Each worker pro
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kubenclave.errors import FormatError, KubenclaveError, PlatformError
 from kubenclave.services.web.problems import problem
 
+_PLACE: Final = "place"  # key in a request's state
 _FRAMING: Final = "serving.framing"
 _TABLE: Final = 10_000  # addresses or names remembered; beyond, the one that was quiet longest is forgotten
 
@@ -88,8 +90,8 @@ class Bounds:
 
     ``bodies`` are bounds of bodies by path: the longest prefix decides, ``body`` where there is none. ``together`` is
     for all bodies that are being read. A request ends after ``total``, its body has to be there after ``arriving``.
-    ``at_once`` is for requests that are worked on: those whose bodies are still on their way would else, sent slowly,
-    keep all others out.
+    ``at_once`` is for requests that are worked on: those whose bodies are still on their way, or that wait for somebody
+    else (``waiting``), would else keep all others out.
     """
 
     rate: Rate = Rate()
@@ -124,13 +126,15 @@ class Limits:
             await self._app(scope, receive, send)
             return
         begun = _Begun(send)
-        body = _Body(receive, self._limit(scope["path"]), self._bounds, self._hold, self._work)
+        place = _Place(self._work)
+        body = _Body(receive, self._limit(scope["path"]), self._bounds, self._hold, place)
         try:
             self._buckets.take(client_of(scope))
             if self._under_way >= self._bounds.at_once:
                 raise PlatformError("too many requests at once", code="limits.busy")
             body.expect(scope["headers"])
-            self._work(+1)
+            place.take()
+            scope.setdefault("state", {})[_PLACE] = place
             try:
                 async with asyncio.timeout(self._bounds.total):
                     await self._app(scope, body.receive, begun.send)
@@ -139,7 +143,7 @@ class Limits:
                     "the answer took too long", code="limits.late", expected=f"within {self._bounds.total:g} s"
                 ) from error
             finally:
-                self._work(-1)
+                place.leave()
         except KubenclaveError as error:
             if begun.done:  # half an answer cannot be taken back: the server closes the connection
                 raise
@@ -164,6 +168,38 @@ class Limits:
             raise PlatformError("too much is being sent at once", code="limits.busy")
 
 
+class _Place:
+    """The place of one request among those that are worked on; taken and left as often as need be."""
+
+    def __init__(self, count: Callable[[int], None]) -> None:
+        self._count = count
+        self._taken = False
+
+    def take(self) -> None:
+        if not self._taken:
+            self._taken = True
+            self._count(+1)
+
+    def leave(self) -> None:
+        if self._taken:
+            self._taken = False
+            self._count(-1)
+
+
+@contextlib.contextmanager
+def waiting(scope: Scope) -> Iterator[None]:
+    """Leave the place of a request to others while it waits for somebody else, such as a source that may hang."""
+    place: _Place | None = scope.get("state", {}).get(_PLACE)
+    if place is None:
+        yield
+        return
+    place.leave()
+    try:
+        yield
+    finally:
+        place.take()
+
+
 class _Begun:
     """Knows whether an answer has begun."""
 
@@ -185,13 +221,13 @@ class _Body:
         limit: int,
         bounds: Bounds,
         hold: Callable[[int], None],
-        work: Callable[[int], None],
+        place: _Place,
     ) -> None:
         self._receive = receive
         self._limit = limit
         self._seconds = bounds.arriving
         self._hold = hold
-        self._work = work
+        self._place = place
         self._ends = asyncio.get_running_loop().time() + bounds.arriving
         self._whole = False
         self.size = 0
@@ -215,7 +251,7 @@ class _Body:
     async def receive(self) -> Message:
         if self._whole:
             return await self._receive()  # waits for the client to go away, which may take as long as the answer
-        self._work(-1)
+        self._place.leave()
         try:
             async with asyncio.timeout_at(self._ends):
                 message: dict[str, Any] = dict(await self._receive())
@@ -224,7 +260,7 @@ class _Body:
                 "the request did not arrive in time", code="serving.slow", expected=f"within {self._seconds:g} s"
             ) from error
         finally:
-            self._work(+1)
+            self._place.take()
         if message["type"] == "http.disconnect":
             raise FormatError("the client went away before its request was whole", code="serving.slow")
         self._whole = not message.get("more_body", False)
