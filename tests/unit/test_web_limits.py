@@ -217,8 +217,8 @@ def test_requests_that_wait_for_somebody_else_keep_nobody_out():
     """As for a source that hangs: anybody could ask for what is not held until no place was left."""
     end = asyncio.Event()
 
-    async def asks(request):
-        with waiting(request.scope), waiting(request.scope):
+    async def asks(_request):
+        with waiting(), waiting():
             await end.wait()
         return JSONResponse({})
 

@@ -28,6 +28,7 @@ from kubenclave.services.attestation.evidence import Evidence
 from kubenclave.services.attestation.policies import StoredPolicy
 from kubenclave.services.attestation.provider import CollateralProvider
 from kubenclave.services.attestation.settings import Settings
+from kubenclave.services.web.limits import waiting
 
 
 @dataclass(slots=True)
@@ -95,7 +96,8 @@ class Judge:
             )
         fmspc, ca = self._platform(pem)
         try:
-            return await self.provider.collateral(quote.header.tee_type, fmspc, ca)
+            with waiting():
+                return await self.provider.collateral(quote.header.tee_type, fmspc, ca)
         except (TrustError, FormatError, UnreachableError) as error:
             if error.http_status == HTTPStatus.SERVICE_UNAVAILABLE:
                 raise

@@ -53,7 +53,7 @@ async def pckcert(service: CollateralService, request: Request) -> Response:
     """Return the certificate for a platform's TCB."""
     asked = await _asked(request, tcb=True)
     try:
-        with waiting(request.scope):
+        with waiting():
             found = await service.pck_certs.certificate(asked)
     except UnknownError as error:
         raise _told(error) from error
@@ -64,7 +64,7 @@ async def pckcerts(service: CollateralService, request: Request) -> Response:
     """Return all certificates of a platform."""
     try:
         asked = await _asked(request, tcb=False)
-        with waiting(request.scope):
+        with waiting():
             answer = await service.pck_certs.answer(asked)
     except UnknownError as error:
         raise _told(error) from error

@@ -49,7 +49,7 @@ def answering(handler: Handler) -> Handler:
 
     async def answer(request: Request) -> Response:
         try:
-            with waiting(request.scope):  # these routes do little but wait for sources
+            with waiting():  # these routes do little but wait for sources
                 return await handler(request)
         except KubenclaveError as error:
             return failure(request, error)

@@ -10,6 +10,7 @@ import ipaddress
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,7 +21,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kubenclave.errors import FormatError, KubenclaveError, PlatformError
 from kubenclave.services.web.problems import problem
 
-_PLACE: Final = "place"  # key in a request's state
 _FRAMING: Final = "serving.framing"
 _TABLE: Final = 10_000  # addresses or names remembered; beyond, the one that was quiet longest is forgotten
 
@@ -134,7 +134,7 @@ class Limits:
                 raise PlatformError("too many requests at once", code="limits.busy")
             body.expect(scope["headers"])
             place.take()
-            scope.setdefault("state", {})[_PLACE] = place
+            before = _PLACE.set(place)
             try:
                 async with asyncio.timeout(self._bounds.total):
                     await self._app(scope, body.receive, begun.send)
@@ -143,6 +143,7 @@ class Limits:
                     "the answer took too long", code="limits.late", expected=f"within {self._bounds.total:g} s"
                 ) from error
             finally:
+                _PLACE.reset(before)
                 place.leave()
         except KubenclaveError as error:
             if begun.done:  # half an answer cannot be taken back: the server closes the connection
@@ -186,10 +187,13 @@ class _Place:
             self._count(-1)
 
 
+_PLACE: Final[ContextVar[_Place | None]] = ContextVar("place", default=None)  # of the request in whose task we are
+
+
 @contextlib.contextmanager
-def waiting(scope: Scope) -> Iterator[None]:
+def waiting() -> Iterator[None]:
     """Leave the place of a request to others while it waits for somebody else, such as a source that may hang."""
-    place: _Place | None = scope.get("state", {}).get(_PLACE)
+    place = _PLACE.get()
     if place is None:
         yield
         return
