@@ -108,7 +108,8 @@ def test_what_is_under_way_at_the_end_is_answered_and_in_the_log(serve, platform
     assert len(set(answers)) == len(answers)
     # No connection was cut in the middle of an answer: the last attempts found nobody listening any more, or a
     # connection that was idle and closed.
-    assert {type(each).__name__ for each in ends} <= {"ConnectError", "RemoteProtocolError", "ReadError", "WriteError"}, ends
+    closed = {"ConnectError", "RemoteProtocolError", "ReadError", "WriteError"}
+    assert {type(each).__name__ for each in ends} <= closed, ends
     again = serve("--open", *issuer)
     with httpx2.Client() as client:
         size = attest(client, again.url, quote).json()["receipt"]["index"]
