@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The log over HTTP: what a monitor needs to rebuild it, and proofs between any two sizes."""
 
+import datetime as dt
 import json
 
 import pytest
 
 from kubenclave.dcap import merkle
+from kubenclave.dcap.collateral import Collateral
+from kubenclave.dcap.verdict import verify_quote
 from kubenclave.services.attestation.checkpoint import LogKey, open_checkpoint
 from kubenclave.services.web.credentials import Role
 from tests.attestation_service import attestation, base64url, bench
@@ -51,9 +54,26 @@ def test_an_entry_says_what_was_decided(attestation):
     assert (entry["simulated"], entry["fresh"], entry["draft"]) == (True, False, False)
 
 
+def test_collateral_of_a_verdict_can_be_had_to_judge_once_more(attestation):
+    quote = attestation.quote()
+    answer = attestation.post("/v1/attest", {"quote": base64url(quote), "token": "none"}).json()
+    attestation.post("/v1/attest", {"quote": base64url(quote), "token": "none"})
+    digest = json.loads(answer["receipt"]["entry"])["collateral"]
+    got = attestation.get(f"/v1/log/collateral/{digest}")
+    assert (got.status_code, got.headers["content-type"]) == (200, "application/json")
+    collateral = Collateral.from_json(got.content)
+    assert collateral.digest.hex() == digest
+    at = dt.datetime.fromisoformat(answer["verdict"]["verified_at"])
+    again = verify_quote(quote, collateral, at=at, root=attestation.service.settings.root)
+    assert again.as_dict() == answer["verdict"]
+
+
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [
+        ("collateral/" + "00" * 32, 404, "archive.unknown"),
+        ("collateral/" + "AA" * 32, 400, "log.parameter"),
+        ("collateral/aa", 400, "log.parameter"),
         ("entries?start=x", 400, "log.parameter"),
         ("entries?start=1&start=2", 400, "log.parameter"),
         ("entries?start=-1", 400, "log.parameter"),

@@ -15,6 +15,7 @@ from kubenclave.cli.attest import ask
 from kubenclave.cli.attest.watch import Watch
 from kubenclave.cli.remote import Remote
 from kubenclave.dcap import merkle
+from kubenclave.dcap.collateral import Collateral
 from kubenclave.errors import TrustError
 from kubenclave.services.attestation.checkpoint import Checkpoint, LogKey
 from kubenclave.services.attestation.secrets import make_key
@@ -91,6 +92,32 @@ def test_a_token_alone_is_enough_to_get_its_receipt(service, run, folder, tmp_pa
         "log", "verify", tmp_path / "receipt.json", "--key", folder / "log.key", "--output", "json", remote=False
     )
     assert (code, again) == (0, said)
+
+
+def test_the_collateral_of_a_token_is_fetched_and_compared(service, run, tmp_path, monkeypatch):
+    remote = Remote(service.url, ca=str(service.ca))
+    token = remote.send("POST", "/v1/attest", document={"quote": base64url(service.quote()), "token": "azure"})["token"]
+    (tmp_path / "token.jwt").write_text(token)
+    words = ("log", "collateral", tmp_path / "token.jwt", "--out", tmp_path / "collateral.json", "--output", "json")
+    code, said = run(*words)
+    assert code == 0
+    assert Collateral.from_json((tmp_path / "collateral.json").read_bytes()).digest.hex() == said["digest"]
+
+    def changed(remote, path, **query):
+        document = asked(remote, path, **query)
+        return {**document, "pck_crl": document["pck_crl"] + "00"}
+
+    asked = Remote.get
+    monkeypatch.setattr(Remote, "get", changed)
+    code, said = run(*words)
+    assert (code, said["error"]["code"]) == (1, "log.other-collateral")
+
+
+def test_a_token_about_something_else_names_no_collateral(run, tmp_path):
+    header, claims = (base64url(json.dumps(each).encode()) for each in ({"alg": "RS256"}, {"iss": "x"}))
+    (tmp_path / "token.jwt").write_text(f"{header}.{claims}.c2ln")
+    code, said = run("log", "collateral", tmp_path / "token.jwt", "--out", tmp_path / "c.json", "--output", "json")
+    assert (code, said["error"]["code"]) == (3, "token.malformed")
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,39 @@ def prove(*, token: str, remote: Remote, key_text: str, out: str | None) -> None
 
 
 @command.command(
+    "collateral",
+    epilog=kit.examples(
+        "kubenclave attest log collateral token.jwt --url https://attest.example --out collateral.json",
+        "kubenclave quote verify quote.bin --collateral collateral.json --at 1779000000    its 'iat'",
+    ),
+)
+@click.argument("token", type=evidence.FILE)
+@remote_options()
+@click.option("--out", type=evidence.FILE, metavar="FILE", required=True, help="Where the collateral goes.")
+@kit.output_option
+def collateral(*, token: str, remote: Remote, out: str) -> None:
+    """Fetch the collateral that the verdict of TOKEN rested on, to judge the quote once more.
+
+    What comes has to have the digest that the token names; the token's signature is for 'attest token verify'.
+    """
+    from kubenclave.dcap.collateral import Collateral
+    from kubenclave.dcap.token.compact import CompactToken
+
+    digest = _rested_on(CompactToken.parse(kit.read_input(token, what="token")).claims)
+    fetched = Collateral.from_json(json.dumps(remote.get(f"/v1/log/collateral/{digest}")))
+    if fetched.digest.hex() != digest:
+        raise TrustError(
+            "the service gives other collateral than the token names",
+            code="log.other-collateral",
+            field="kubenclave.collateral.digest",
+            expected=digest,
+            found=fetched.digest.hex(),
+        )
+    kit.write_output(out, fetched.to_json().encode(), what="collateral")
+    kit.emit({"digest": digest, "file": out}, f"collateral {digest} in {kit.printable(out)}")
+
+
+@command.command(
     "monitor",
     epilog=kit.examples(
         "kubenclave attest log monitor --url https://attest.example --key log.key --memory log.json",
@@ -212,6 +245,20 @@ def _named(claims: dict[str, Any]) -> tuple[int, bytes, Any]:
             hint="tokens of verdicts have one; those about policies and keys do not",
         )
     return index, leaf, claims.get("jti")
+
+
+def _rested_on(claims: dict[str, Any]) -> str:
+    """Return the digest, in hex, of the collateral that a token names. Raises FormatError ``token.malformed``."""
+    try:
+        digest = bytes.fromhex(claims["kubenclave"]["collateral"]["digest"]).hex()
+    except (KeyError, TypeError, ValueError):
+        raise FormatError(
+            "the token names no collateral",
+            code="token.malformed",
+            expected="kubenclave.collateral.digest",
+            hint="tokens of verdicts have one; those about policies and keys do not",
+        ) from None
+    return digest
 
 
 def _other_entry(index: int, size: int) -> TrustError:

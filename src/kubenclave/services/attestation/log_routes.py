@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The log over HTTP, under /v1/log: signed head, entries, proofs, and the tiles of https://c2sp.org/tlog-tiles.
 
+Beside them the collateral that its verdicts rested on.
+
 Whoever may attest may read all of it: the entries name nobody's machine.
 """
 
@@ -20,6 +22,8 @@ from kubenclave.services.attestation.tiles import Tile
 from kubenclave.services.web.credentials import Role
 
 _NUMBER: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_FOR_EVER: Final = "private, max-age=31536000, immutable"
 
 
 def log_routes(service: AttestationService) -> Sequence[Route]:
@@ -32,6 +36,7 @@ def log_routes(service: AttestationService) -> Sequence[Route]:
         Route("/v1/log/proof/consistency", api.consistency, methods=["GET"]),
         Route("/v1/log/checkpoint", api.checkpoint, methods=["GET"]),
         Route("/v1/log/tile/{path:path}", api.tile, methods=["GET"]),
+        Route("/v1/log/collateral/{digest}", api.collateral, methods=["GET"]),
     )
 
 
@@ -64,8 +69,13 @@ class _Log:
         """Answer with a tile; what it holds never changes."""
         await self._service.guard.require(request, Role.ATTEST)
         body = self._log.tile(Tile.parse(request.path_params["path"]))
-        headers = {"Cache-Control": "private, max-age=31536000, immutable"}
-        return Response(body, headers=headers, media_type="application/octet-stream")
+        return Response(body, headers={"Cache-Control": _FOR_EVER}, media_type="application/octet-stream")
+
+    async def collateral(self, request: Request) -> Response:
+        """Answer with collateral as the flat JSON object, as ``quote verify`` takes it."""
+        await self._service.guard.require(request, Role.ATTEST)
+        body = self._service.archive.get(_digest(request.path_params["digest"]))
+        return Response(body, headers={"Cache-Control": _FOR_EVER}, media_type="application/json")
 
     async def entries(self, request: Request) -> Response:
         """Answer with a page of entries, each as the text that was hashed; ``size`` is that of the whole log."""
@@ -86,6 +96,19 @@ class _Log:
         first, second = _number(request, "first"), _number(request, "second", self._log.size())
         proof = self._log.consistency(first, second)
         return answer({"first": first, "second": second, "proof": [each.hex() for each in proof]})
+
+
+def _digest(text: str) -> bytes:
+    """Read a digest in a path. Raises FormatError ``log.parameter``."""
+    if not _DIGEST.fullmatch(text):
+        raise FormatError(
+            "not a digest",
+            code="log.parameter",
+            field="digest",
+            expected="64 hex digits in lower case",
+            found=f"{len(text)} characters",
+        )
+    return bytes.fromhex(text)
 
 
 def _number(request: Request, name: str, default: int | None = None) -> int:

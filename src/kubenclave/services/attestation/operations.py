@@ -237,6 +237,12 @@ LOG: Final = (
         answer={"type": "string", "contentMediaType": "application/octet-stream"},
         media="application/octet-stream",
     ),
+    _log(
+        "/v1/log/collateral/{digest}",
+        "logCollateral",
+        "Collateral that verdicts rested on, by its digest in tokens and entries",
+        answer={"type": "object", "additionalProperties": TEXT},
+    ),
 )
 
 _release = partial(Operation, tag="release", role=Role.RELEASE_ADMIN)

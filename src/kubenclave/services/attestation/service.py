@@ -16,6 +16,7 @@ from kubenclave.dcap.collateral import Collateral
 from kubenclave.dcap.judgement import HeldData, Judgement
 from kubenclave.dcap.verify import Verified
 from kubenclave.errors import KubenclaveError, PolicyError, UsageError
+from kubenclave.services.attestation.archive import CollateralArchive
 from kubenclave.services.attestation.challenges import Challenges
 from kubenclave.services.attestation.entries import accepted_entry, refused_entry
 from kubenclave.services.attestation.evidence import Evidence
@@ -64,6 +65,7 @@ class AttestationService:
     keyring: KeyRing
     issuer: TokenIssuer
     log: VerdictLog
+    archive: CollateralArchive
     challenges: Challenges
     judge: Judge
     seen: Callable[[Verified], Awaitable[None]] | None = None  # told of each quote that was accepted
@@ -112,6 +114,7 @@ class AttestationService:
             keyring=keyring,
             issuer=TokenIssuer(keyring, now, lifetime=settings.token_lifetime, drafts=drafts),
             log=VerdictLog(database, origin=settings.issuer.partition("://")[2]),
+            archive=CollateralArchive(database, now),
             challenges=challenges,
             judge=Judge(settings, provider, challenges, now),
         )
@@ -165,6 +168,7 @@ class AttestationService:
                 with suppress(KubenclaveError):  # the refusal is told, whatever becomes of that
                     await self._keep(evidence, await self.judge.collateral(evidence), self.now())
             raise
+        await self.archive.keep(judgement.collateral)
         if self.seen is not None:
             await self.seen(judgement.verdict.verified)
         if self.kept.limits.count:

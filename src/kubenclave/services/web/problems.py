@@ -18,6 +18,7 @@ RETRY_AFTER: Final = 1
 """Seconds after which somebody who came at a bad moment may try again."""
 
 _STATUS: Final = {
+    "archive.unknown": 404,
     "credentials.missing": 401,
     "credentials.role": 403,
     "credentials.unknown": 401,
