@@ -1,45 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the databases of services say of themselves, as metrics, whenever somebody asks; and verdicts as they come."""
 
-from dataclasses import dataclass, field
-
-from kubenclave.dcap.judgement import Judgement
 from kubenclave.errors import FormatError, KubenclaveError, PolicyError, TrustError
-from kubenclave.services.attestation.evidence import Evidence
-from kubenclave.services.attestation.judge import Judge
-from kubenclave.services.attestation.policies import StoredPolicy
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.collateral.service import CollateralService
-from kubenclave.wire.metrics import Counter, Metrics
-
-
-@dataclass(slots=True)
-class CountedJudge(Judge):
-    """A judge whose verdicts are counted."""
-
-    verdicts: Counter = field(kw_only=True)
-
-    async def judge(self, evidence: Evidence, policy: StoredPolicy | None, *, draft: bool = False) -> Judgement:
-        """Judge as ``Judge`` does."""
-        try:
-            judgement = await Judge.judge(self, evidence, policy, draft=draft)
-        except KubenclaveError as error:
-            self.verdicts.inc(_outcome(error))
-            raise
-        self.verdicts.inc("accepted")
-        return judgement
+from kubenclave.wire.metrics import Metrics
 
 
 def count_verdicts(service: AttestationService, metrics: Metrics) -> None:
     """Have the verdicts of a service counted from now on."""
-    judge = service.judge
     verdicts = metrics.counter("kubenclave_attestation_verdicts_total", "Evidence judged.", "outcome")
-    service.judge = CountedJudge(
-        judge.settings, judge.provider, judge.challenges, judge.now, judge.cache, verdicts=verdicts
-    )
+    service.judge.tell = lambda outcome: verdicts.inc(_outcome(outcome))
 
 
-def _outcome(error: KubenclaveError) -> str:
+def _outcome(error: KubenclaveError | None) -> str:
+    if error is None:
+        return "accepted"
     if isinstance(error, PolicyError):
         return "refused"
     if isinstance(error, TrustError):

@@ -33,13 +33,14 @@ from kubenclave.services.web.limits import waiting
 
 @dataclass(slots=True)
 class Judge:
-    """Judges under one root, by the service's clock alone."""
+    """Judges under one root, by the service's clock alone; ``tell`` hears each outcome: the error, None for none."""
 
     settings: Settings
     provider: CollateralProvider
     challenges: Challenges
     now: Callable[[], dt.datetime]
     cache: Cache = field(default_factory=Cache)
+    tell: Callable[[KubenclaveError | None], None] = lambda _outcome: None
 
     async def judge(self, evidence: Evidence, policy: StoredPolicy | None, *, draft: bool = False) -> Judgement:
         """Judge evidence under a policy; None where nobody said what is wanted.
@@ -48,6 +49,15 @@ class Judge:
         TrustError when it is not genuine, not current or does not speak of what came with it, PolicyError when it is
         genuine and not what was wanted, and what the provider raises.
         """
+        try:
+            judgement = await self._judge(evidence, policy, draft=draft)
+        except KubenclaveError as error:
+            self.tell(error)
+            raise
+        self.tell(None)
+        return judgement
+
+    async def _judge(self, evidence: Evidence, policy: StoredPolicy | None, *, draft: bool) -> Judgement:
         if evidence.challenge is not None:
             self.challenges.check(evidence.challenge)
         collateral = await self.collateral(evidence)
