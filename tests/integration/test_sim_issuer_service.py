@@ -23,7 +23,14 @@ from kubenclave.platform.simulated.cpu import SoftwareCpu
 from kubenclave.platform.simulated.issued import AUDIENCE, CertificateRequest, Issued
 from kubenclave.platform.simulated.keys import BaseKeys
 from kubenclave.platform.simulated.provisioning import provisioning_of
-from kubenclave.platform.simulated.renewal import IssuerAddress, fetch, keep_current, request_of
+from kubenclave.platform.simulated.renewal import (
+    IssuerAddress,
+    fetch,
+    forget_others,
+    installation_of,
+    keep_current,
+    request_of,
+)
 from kubenclave.platform.simulated.state import PlatformState
 from kubenclave.platform.simulated.tcb import PlatformTcb
 from tests.simulated_platform import NOW, Platform
@@ -308,6 +315,45 @@ def test_a_simulator_keeps_its_certificates_current(issuer, token, tmp_path):
     other = PlatformState.new(own_root=False)
     with pytest.raises(PlatformError, match="not yet certified"):
         provisioning_of(other, tmp_path / "sim").pck_chain(PlatformTcb.UP_TO_DATE)
+
+
+def account_token(uid: str) -> str:
+    """A projected service-account token, as far as its claims."""
+    account = {"name": "kubenclave-simulator", "uid": uid}
+    claims = {"aud": [AUDIENCE], "kubernetes.io": {"serviceaccount": account}}
+    payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"e30.{payload}.c2ln"
+
+
+def test_what_the_issuer_of_another_installation_sent_is_forgotten(issuer, token, tmp_path):
+    """A simulator that starts anew must not go on quoting under a root that is gone: nobody would accept it."""
+    directory = tmp_path / "sim"
+    state = PlatformState.open(directory, own_root=False)
+    sent = provisioning_of(state, directory)
+    at = address(issuer, token)
+    fetch(at, request_of(state)).save(directory)
+    forget_others(directory, state, at)
+    assert sent.root_der, "the same installation: it starts without its issuer"
+    token.write_text(account_token("9f1c"))
+    forget_others(directory, state, at)
+    with pytest.raises(PlatformError, match="not yet certified"):
+        _ = sent.root_der
+    forget_others(directory, state, at)
+
+
+@pytest.mark.parametrize(
+    ("text", "installation"),
+    [
+        (account_token("9f1c"), "9f1c"),
+        ("user@node-1", ""),
+        ("", ""),
+        ("a.b", ""),
+        ("a.!!.c", ""),
+        ("e30.W10.c", ""),
+    ],
+)
+def test_an_installation_is_told_by_the_account_in_a_token(text, installation):
+    assert installation_of(text) == installation
 
 
 async def until(condition) -> None:

@@ -26,6 +26,7 @@ NO_CODES = {
     "ear.verifier-id",
     "http.disconnect",
     "kubenclave.cli",
+    "kubernetes.io",
     "metadata.name",
     "metadata.namespace",
     "os.path",

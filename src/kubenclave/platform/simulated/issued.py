@@ -70,14 +70,18 @@ class CertificateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         return msgspec.json.encode(self)
 
 
-class Issued(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the issuer sends: root and chains in PEM, collateral for the state ``tcb`` as its flat JSON object."""
+class Issued(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What the issuer sends: root and chains in PEM, collateral for the state ``tcb`` as its flat JSON object.
+
+    ``installation`` is not sent: whoever keeps the document notes there whose issuer it is from.
+    """
 
     platform: str
     tcb: PlatformTcb
     root: str
     chains: dict[PlatformTcb, str]
     collateral: dict[str, Any]
+    installation: str = ""
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
@@ -111,6 +115,16 @@ class Issued(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def save(self, directory: Path) -> None:
         """Keep it in the directory of the platform. Raises PlatformError."""
         write(directory / _NAME, self.to_json())
+
+    @staticmethod
+    def forget(directory: Path) -> None:
+        """Keep it no longer. Raises PlatformError."""
+        try:
+            (directory / _NAME).unlink(missing_ok=True)
+        except OSError as error:
+            raise PlatformError(
+                f"cannot remove {directory / _NAME}: {error.strerror}", code="simissuer.forget"
+            ) from error
 
     @classmethod
     def load(cls, directory: Path, platform: str) -> Self:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A SIMULATED platform gets its certificates and collateral from an issuer elsewhere, and keeps them current.
 
-What it has got it keeps, so that it starts again without the issuer. Its fuses and private keys stay with it.
+What it has got it keeps, so that it starts again without the issuer. Its fuses and private keys stay with it. An
+add-on that is installed anew has another issuer, with another root: what the one before has sent is then forgotten.
 """
 
 import asyncio
+import base64
 import http.client
 import json
 from contextlib import suppress
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Final, Never
 from urllib.parse import urlsplit
 
+import msgspec
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -71,11 +74,7 @@ def fetch(address: IssuerAddress, request: CertificateRequest) -> Issued:
     Raises UnreachableError when there is no answer, PlatformError when the issuer refuses or sends something for
     another platform, FormatError when its answer is not understood.
     """
-    try:
-        token = address.token_file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or "it is no text"
-        raise PlatformError(f"cannot read {address.token_file}: {reason}", code="simissuer.token") from error
+    token = _token(address)
     connection = http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT)
     try:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
@@ -95,7 +94,35 @@ def fetch(address: IssuerAddress, request: CertificateRequest) -> Issued:
     issued = Issued.from_json(body)
     if (issued.platform, issued.tcb) != (request.platform, request.tcb):
         raise PlatformError("the issuer sent what is for another platform", code="simissuer.refused")
-    return issued
+    return msgspec.structs.replace(issued, installation=installation_of(token))
+
+
+def forget_others(directory: Path, state: PlatformState, address: IssuerAddress) -> None:
+    """Forget what the issuer of another installation has sent: under its root nobody verifies any more.
+
+    Raises PlatformError where what is kept cannot be removed, or the token not be read.
+    """
+    try:
+        kept = Issued.load(directory, state.fuses.identity)
+    except PlatformError:  # nothing is kept
+        return
+    if kept.installation != (now := installation_of(_token(address))):
+        _log.info("issuer.forgotten", before=kept.installation, now=now)
+        Issued.forget(directory)
+
+
+def installation_of(token: str) -> str:
+    """Return what tells one installation of the add-on from another: the UID of the service account in a token.
+
+    It is made with the account, and gone with it. Empty where a token names none; whether a token is genuine is for the
+    issuer to find out.
+    """
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return str(claims["kubernetes.io"]["serviceaccount"]["uid"])
+    except (IndexError, KeyError, TypeError, ValueError, RecursionError):
+        return ""
 
 
 async def keep_current(directory: Path, state: PlatformState, address: IssuerAddress) -> Never:
@@ -122,6 +149,14 @@ async def keep_current(directory: Path, state: PlatformState, address: IssuerAdd
             continue
         _log.info("issuer.certified", platform=issued.platform, tcb=issued.tcb.value)
         due, pause = loop.time() + RENEW_SECONDS, _FIRST_PAUSE
+
+
+def _token(address: IssuerAddress) -> str:
+    try:
+        return address.token_file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or "it is no text"
+        raise PlatformError(f"cannot read {address.token_file}: {reason}", code="simissuer.token") from error
 
 
 def _coordinates(key: ec.EllipticCurvePublicKey) -> str:

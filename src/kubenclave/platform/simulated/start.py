@@ -122,8 +122,12 @@ async def run(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 @asynccontextmanager
 async def _certified(directory: Path, state: PlatformState, issuer: "IssuerAddress") -> AsyncIterator[None]:
     """Keep the platform's certificates current inside the block."""
-    from kubenclave.platform.simulated.renewal import keep_current  # noqa: PLC0415  # certificates, as above
+    from kubenclave.platform.simulated.renewal import forget_others, keep_current  # noqa: PLC0415  # as above
 
+    try:
+        forget_others(directory, state, issuer)
+    except KubenclaveError as error:
+        _log.warning("issuer.kept", code=error.code, error=str(error))
     task = asyncio.create_task(keep_current(directory, state, issuer))
     try:
         yield
