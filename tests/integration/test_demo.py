@@ -54,7 +54,7 @@ def test_every_step_ends_as_it_has_to(demo):
     document = json.loads(done.stdout)
     assert [(step["title"], step["found"]) for step in document["steps"] if not step["good"]] == []
     assert done.returncode == 0
-    assert (document["good"], document["simulated"], len(document["steps"])) == (True, True, 8)
+    assert (document["good"], document["simulated"], len(document["steps"])) == (True, True, 10)
     assert document["seconds"] < 60
     assert done.stderr == ""  # quiet when piped
 
@@ -76,8 +76,15 @@ def test_the_green_verdict_is_appraised_and_simulated(demo):
 
 def test_the_refusals_are_for_the_right_reasons(demo):
     done, _ = demo
-    found = [step["found"] for step in json.loads(done.stdout)["steps"][5:]]
+    found = [step["found"] for step in json.loads(done.stdout)["steps"][7:]]
     assert found == ["refused: pck.untrusted-root", "refused: policy.mr-enclave", "refused: epc.short"]
+
+
+def test_the_service_made_it_a_token_that_somebody_else_takes(demo):
+    done, kept = demo
+    got, taken = json.loads(done.stdout)["steps"][5:7]
+    assert (got["found"], taken["found"]) == ("a token", "accepted, SIMULATED")
+    assert (kept / "token.jwt").read_text().count(".") == 2
 
 
 def test_what_it_kept_verifies_with_the_library(demo):
@@ -97,11 +104,11 @@ def test_as_text_it_tells_numbered_steps_and_ends_with_a_table(temporary):
     done = subprocess.run(PROGRAM, check=False, capture_output=True, text=True, timeout=100, env=temporary)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("SIMULATED platform: nothing here is protected by hardware\n")
-    for number in range(1, 9):
-        assert f"\n[{number}/8] " in done.stdout
+    for number in range(1, 11):
+        assert f"\n[{number}/10] " in done.stdout
     assert "$ kubenclave quote verify quote.bin" in done.stdout
-    assert "STEP " in done.stdout.splitlines()[-11]
-    assert "8 of 8 steps ended as they have to" in done.stdout.splitlines()[-1]
+    assert "STEP " in done.stdout.splitlines()[-13]
+    assert "10 of 10 steps ended as they have to" in done.stdout.splitlines()[-1]
     assert "SIMULATED" in done.stdout.splitlines()[-1]
 
 
@@ -116,7 +123,7 @@ def test_ended_early_it_leaves_nothing_behind(numbers, step, temporary):
     )
     assert child.stdout is not None
     for line in child.stdout:
-        if line.startswith(f"[{step}/8]"):
+        if line.startswith(f"[{step}/10]"):
             break
     eventually(lambda: processes_in(Path(temporary["TMPDIR"])) or child.poll() is not None, what="what it starts")
     assert child.poll() is None, child.communicate()

@@ -11,7 +11,7 @@ from kubenclave.cli.lazy import LazyGroup
 COMMANDS: Final = {
     "serve": "Run the attestation service, alone or with the collateral service.",
     "credential": "Say who may do what.",
-    "token": "Read and check tokens.",
+    "token": "Get, read and check tokens.",
     "policy": "Show, set and reset the policies of a service.",
     "log": "Check receipts, and watch that the log of verdicts only grows.",
     "secret": "Keep secrets for enclaves, and get them from within one.",
@@ -25,7 +25,7 @@ COMMANDS: Final = {
     package=__name__,
     table=COMMANDS,
     epilog=kit.examples(
-        "kubenclave attest token decode token.jwt",
+        "kubenclave attest token get quote.bin --url https://attest.example --out token.jwt",
         "kubenclave attest token verify token.jwt --issuer https://attest.example",
     ),
 )

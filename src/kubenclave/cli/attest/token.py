@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``kubenclave attest token``: show a token, and check it as a relying party should."""
+"""``kubenclave attest token``: get a token for a quote, show one, and check it as a relying party should."""
 
+import base64
 import datetime as dt
 import json
 from typing import TYPE_CHECKING, Any, Final
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kubenclave.cli import evidence, kit, parameters
-from kubenclave.cli.remote import is_protected
+from kubenclave.cli.remote import Remote, is_protected, remote_options
 from kubenclave.errors import FormatError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
@@ -20,17 +21,68 @@ _TIMES: Final = ("iat", "nbf", "exp")
 _FOREIGN_KEYS: Final = ("jku", "x5u", "jwk", "x5c")
 _MAX_JWKS: Final = 1 << 20
 _TIMEOUT: Final = 10.0
+_DIALECTS: Final = ("ear", "ear-veraison", "azure")
 
 
 @click.group(
     "token",
     epilog=kit.examples(
+        "kubenclave attest token get quote.bin --url https://attest.example --out token.jwt",
         "kubenclave attest token decode token.jwt",
         "kubenclave attest token verify token.jwt --issuer https://attest.example",
     ),
 )
 def command() -> None:
-    """Read and check tokens."""
+    """Get, read and check tokens."""
+
+
+@command.command(
+    "get",
+    short_help="Have a quote attested.",
+    epilog=kit.examples(
+        "kubenclave attest token get quote.bin --url https://attest.example --out token.jwt",
+        "kubenclave attest token get quote.bin --url URL --runtime-data runtime.json --challenge NONCE --out token.jwt",
+    ),
+)
+@click.argument("quote", type=evidence.FILE)
+@remote_options()
+@click.option("--out", type=evidence.FILE, required=True, metavar="FILE", help="Where the token goes.")
+@click.option("--dialect", type=click.Choice(_DIALECTS), default=_DIALECTS[0], show_default=True, help="Of the token.")
+@click.option("--runtime-data", type=evidence.FILE, metavar="FILE", help="What report data begins with the SHA-256 of.")
+@click.option("--challenge", metavar="NONCE", help="A nonce of the service that is in the runtime data: uses it up.")
+@evidence.pck_chain_option
+@click.option("--policy-version", type=click.IntRange(min=0), help="Be refused where another version is in force.")
+@click.option("--answer", type=evidence.FILE, metavar="FILE", help="Where the whole answer goes, its receipt included.")
+@kit.output_option
+def get(
+    *,
+    quote: str,
+    remote: Remote,
+    out: str,
+    dialect: str,
+    runtime_data: str | None,
+    pck_chain_path: str | None,
+    answer: str | None,
+    **named: Any,
+) -> None:
+    """Have the attestation service judge the quote in QUOTE (- for stdin), and keep the token.
+
+    Runtime data that is a JSON object goes into the token as such, anything else in base64. Exit code 1 when the
+    service refuses the quote, 4 when it does not answer.
+    """
+    request: dict[str, Any] = {"quote": _encoded(kit.read_input(quote, what="quote")), "token": dialect}
+    request |= {name: value for name, value in named.items() if value is not None}
+    if runtime_data is not None:
+        request["runtime_data"] = _held(kit.read_input(runtime_data, what="runtime data"))
+    if pck_chain_path is not None:
+        request["pck_chain"] = kit.read_input(pck_chain_path, what="PCK chain").decode("ascii", "replace")
+    said = remote.send("POST", "/v1/attest", document=request)
+    if not isinstance(said, dict) or not isinstance(said.get("token"), str):
+        raise UnreachableError("the service answers with something else than a token", code="service.unreachable")
+    kit.write_output(out, said["token"].encode(), what="token")
+    if answer is not None:
+        kit.write_output(answer, json.dumps(said, indent=2).encode(), what="answer")
+    kit.emit(said, _attested(said, out))
 
 
 @command.command(
@@ -115,6 +167,30 @@ def verify(
     kit.emit(document, f"{mark}  signed by {kit.printable(good.kid)}\n{_shown(token)}")
     for each in good.warnings:
         kit.warn(kit.printable(each))
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _held(data: bytes) -> "dict[str, str]":
+    try:
+        kind = "JSON" if isinstance(json.loads(data), dict) else "Binary"
+    except (ValueError, RecursionError):
+        kind = "Binary"
+    return {"data": _encoded(data), "type": kind}
+
+
+def _attested(said: "Mapping[str, Any]", out: str) -> str:
+    """Return what the service said, in a few lines; the token says it too, signed."""
+    policy = said.get("policy")
+    verdict = said.get("verdict")
+    rows = [("token", kit.printable(out))]
+    rows.append(("TCB status", _value(verdict.get("tcb_status") if isinstance(verdict, dict) else None)))
+    rows.append(("policy", _value(policy.get("name") or policy.get("format")) if isinstance(policy, dict) else "none"))
+    rows.append(("fresh", _value(said.get("fresh"))))
+    rows += [("RELAXED", _value(each)) for each in said.get("relaxations") or ()]
+    return kit.table(rows)
 
 
 def _read(file: str) -> "CompactToken":

@@ -15,6 +15,7 @@ import click
 from kubenclave.cli import kit
 from kubenclave.cli.demo.stage import PROGRAM, Done, Stage
 from kubenclave.errors import KubenclaveError, PlatformError
+from kubenclave.local.attestation import installed
 from kubenclave.local.up import has_sgx
 from kubenclave.sgx.epc import amount
 
@@ -26,6 +27,7 @@ KEPT: Final = (
     "quote.bin",
     "collateral.json",
     "root.der",
+    "token.jwt",
     "policy.toml",
     "other-policy.toml",
     "up.log",
@@ -83,7 +85,7 @@ class Teller:
         self.steps: list[Step] = []
         self.verdict: dict[str, Any] | None = None
         self._hardware = hardware
-        self._count = 3 if hardware else 8
+        self._count = 3 if hardware else 10 if installed() else 8
         self._tell: Callable[[str], None] = kit.progress if kit.wants_json() else click.echo
 
     def open(self) -> None:
@@ -142,12 +144,14 @@ class Teller:
 def simulated(stage: Stage, teller: Teller, stack: ExitStack) -> None:
     """Show everything on a SIMULATED platform."""
     try:
-        _daemons(stage, teller, stack, "--simulated", "--epc", EPC)
+        url = _daemons(stage, teller, stack, "--simulated", "--epc", EPC)["attestation_url"]
         challenge = secrets.token_hex(32)
         _policy(stage, teller)
         _quote(stage, teller, challenge)
         _collateral(stage, teller)
         _accepted(stage, teller, challenge)
+        if url is not None:
+            _token(stage, teller, url)
         _refused(stage, teller)
         _short(stage, teller)
     except StopError:
@@ -292,6 +296,31 @@ def _verdict_facts(verdict: dict[str, Any]) -> Iterator[Fact]:
     yield "REPORTDATA", "answers the challenge" if verdict["report_data_checked"] else "NOT CHECKED"
     yield "platform", f"{verdict['platform']['status']}, quoting enclave {verdict['qe']['status']}"
     yield "relaxations", ", ".join(verdict["relaxations"]) or "none"
+
+
+def _token(stage: Stage, teller: Teller, url: str) -> None:
+    """Have the attestation service judge the quote for everybody who trusts it, and be one of those."""
+    words = ("attest", "token", "get", "quote.bin", "--url", url, "--out", "token.jwt")
+    with teller.step("The attestation service makes it a token", *words, wanted="a token") as step:
+        done = stage.call(*words)
+        if done.exit_code == 0:
+            step.facts = list(_token_facts(done.document))
+        step.found = "a token" if (stage.folder / "token.jwt").is_file() else _ending(done)
+    words = ("attest", "token", "verify", "token.jwt", "--issuer", url, "--simulated-root", "root.der")
+    with teller.step("Somebody who trusts the service takes it", *words, wanted="accepted, SIMULATED") as step:
+        done = stage.call(*words)
+        if done.exit_code == 0:
+            said = done.document["claims"]["kubenclave"]
+            step.facts.append(("signed by", done.document["kid"]))
+            step.facts.append(("verdict", f"{said['tcb_status']}, {'' if said['appraised'] else 'not '}appraised"))
+            step.found = "accepted, SIMULATED" if said["simulated"] else "accepted"
+        else:
+            step.found = _ending(done)
+
+
+def _token_facts(answer: dict[str, Any]) -> Iterator[Fact]:
+    yield "in the log", f"entry {answer['receipt']['index']}, with a proof for later"
+    yield "relaxations", ", ".join(answer["relaxations"]) or "none"
 
 
 def _refused(stage: Stage, teller: Teller) -> None:
