@@ -72,9 +72,10 @@ def install(cluster: Cluster, rules: Rules, *, mutating: bool = True) -> None:
 
 
 def uninstall(cluster: Cluster) -> None:
-    """Take all policies away."""
+    """Take all policies away, and what ``prepare`` made: who installs the chart next wants the namespace for itself."""
     for half in policies(Rules()):
         _delete(cluster, half)
+    cluster.kubectl("delete", "namespace", NAMESPACE, OWN_NAMESPACE, "--ignore-not-found", timeout=120)
 
 
 def _delete(cluster: Cluster, objects: list[dict[str, Any]]) -> None:
