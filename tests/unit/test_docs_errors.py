@@ -33,6 +33,7 @@ NO_CODES = {
     "sgx.cpu_features",
     "sgx.enclave_size",
     "sgx.max_threads",
+    "token.jwt",
     "variables.canonical",
 }
 
