@@ -75,6 +75,14 @@ PCS_DOCUMENTS: Final = [
     b'{ "tcbInfo" : {"a":"}"} , "signature" : "' + b"0A" * 64 + b'" }',
 ]
 PCS_CHAINS: Final = [pcs.encode_chain(_COLLATERAL.pck_crl_issuer_chain).encode(), _COLLATERAL.tcb_info_issuer_chain]
+THIM_CERTIFICATE: Final = json.dumps(
+    {
+        "pckCert": EVIDENCE.chain.decode().partition("-----END CERTIFICATE-----\n")[0] + "-----END CERTIFICATE-----\n",
+        "sgx-Pck-Certificate-Issuer-Chain": PCS_CHAINS[0].decode(),
+        "sgx-Tcbm": "0A" * 18,
+        "cacheMaxAge": "86400",
+    }
+).encode()
 PCS_CRLS: Final = [
     _COLLATERAL.pck_crl,
     pcs.crl_hex(_COLLATERAL.pck_crl),

@@ -40,6 +40,7 @@ from kubenclave.services.attestation.release import recipient
 from kubenclave.services.attestation.relying import Rules, parse_jwks, verify_token
 from kubenclave.services.attestation.requests import AttestRequest, evidence_of, read
 from kubenclave.services.attestation.tiles import Tile
+from kubenclave.services.collateral.sources.thim import read_certificate
 from kubenclave.sgx.certification import CertificationType, Ppid
 from kubenclave.sgx.gramine import GramineEnclave
 from kubenclave.sgx.keyrequest import KeyRequest
@@ -448,6 +449,13 @@ def pcs_lists(data: bytes) -> None:
     _one_of(data, [pcs.parse_fmspcs, pcs.parse_evaluation_numbers, certificates])
 
 
+def thim_certificate(data: bytes) -> None:
+    """One certificate with its TCB, SVN of the PCE last and little-endian as everywhere else."""
+    answer = read_certificate(data)
+    (entry,) = answer.entries
+    assert len(entry.tcbm) == 18
+
+
 def pcs_parameters(data: bytes) -> None:
     """Parameters come out in one spelling."""
 
@@ -507,6 +515,7 @@ TARGETS: Final[dict[str, Target]] = {
     "pcs-chain": Target(pcs_chain, seeds.PCS_CHAINS, (FormatError,)),
     "pcs-crl": Target(pcs_crl, seeds.PCS_CRLS),
     "pcs-lists": Target(pcs_lists, seeds.PCS_LISTS),
+    "thim-certificate": Target(thim_certificate, [seeds.THIM_CERTIFICATE]),
     "pcs-parameters": Target(pcs_parameters, seeds.PCS_PARAMETERS),
     "policy-json": Target(policy_json, [json.dumps(seeds.POLICY).encode()]),
     "policy-toml": Target(policy_toml, [seeds.POLICY_TOML.encode()]),

@@ -74,20 +74,25 @@ class ThimSource:
         } | self._common
         url = f"{self._url}/sgx/certification/v4/pckcert"
         answer = await self._http.ask("PCK certificate", url, parameters=asked, headers=_HEADERS)
-        try:
-            found = msgspec.json.decode(answer.body, type=_Certificate)
-        except (ValueError, RecursionError) as error:
-            raise FormatError(
-                "the answer of the source is not of the form that Azure uses",
-                code="source.malformed",
-                field="pckcert",
-                expected="pckCert, sgx-Pck-Certificate-Issuer-Chain, sgx-Tcbm",
-                found=str(error)[:200],
-            ) from None
-        tcbm = pcs.parse_tcbm(found.tcbm)
-        entry = pcs.PckEntry(tcbm[:16] + tcbm[:15:-1], pcs.decode_leaf(found.leaf))
-        return PckAnswer((entry,), pcs.decode_chain(found.chain))
+        return read_certificate(answer.body)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._http.close()
+
+
+def read_certificate(body: bytes) -> PckAnswer:
+    """Read the answer to ``pckcert``. Raises FormatError (codes ``source.malformed``, ``pcs.*``)."""
+    try:
+        found = msgspec.json.decode(body, type=_Certificate)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(
+            "the answer of the source is not of the form that Azure uses",
+            code="source.malformed",
+            field="pckcert",
+            expected="pckCert, sgx-Pck-Certificate-Issuer-Chain, sgx-Tcbm",
+            found=str(error)[:200],
+        ) from None
+    tcbm = pcs.parse_tcbm(found.tcbm)
+    entry = pcs.PckEntry(tcbm[:16] + tcbm[:15:-1], pcs.decode_leaf(found.leaf))
+    return PckAnswer((entry,), pcs.decode_chain(found.chain))
