@@ -140,11 +140,12 @@ def certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
 
 
 CLIENT = """
-import asyncio, sys, dcap_qvl
+import asyncio, os, sys, dcap_qvl
 quote = open(sys.argv[2], "rb").read()
 async def get():
     return await dcap_qvl.get_collateral(sys.argv[1], quote)
-print(asyncio.run(get()).to_json())
+print(asyncio.run(get()).to_json(), flush=True)
+os._exit(0)  # threads of its runtime crash some interpreters that end in order
 """
 
 

@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from kubenclave.cli.trust import Trust
 from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.dcap.collateral import Collateral
+from kubenclave.dcap.documents import TcbInfo
 from kubenclave.dcap.pckext import PckCa
+from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.errors import FormatError, KubenclaveError
 from kubenclave.platform.simulated.issued import Issued
 from kubenclave.platform.simulated.issuer import Issuer
@@ -24,6 +26,7 @@ from kubenclave.platform.simulated.renewal import request_of
 from kubenclave.platform.simulated.state import PlatformState
 from kubenclave.platform.simulated.tcb import FMSPC, PCE_ID, PlatformTcb
 from kubenclave.services.collateral import bundle
+from kubenclave.services.collateral.assemble import collateral_for
 from kubenclave.services.collateral.ingest import check
 from kubenclave.services.collateral.items import EARLY, ROOT_CRL, Item, ItemKey, Kind, Tee
 from kubenclave.services.collateral.sources.base import Fetched, PckRequest, Source, SourceError, UnknownError
@@ -196,8 +199,8 @@ def test_everything_that_the_simulated_platform_has(tmp_path: Path):
     keys = [
         ItemKey.pck_crl("platform"),
         ItemKey.pck_crl("processor"),
-        *(ItemKey.tcb_info(tee, FMSPC.hex(), update) for tee in Tee for update in ("standard", "early", "17")),
-        *(ItemKey.identity(tee) for tee in Tee),
+        *(ItemKey.tcb_info(tee, FMSPC.hex(), update) for tee in Tee for update in ("standard", "early", "17", "18")),
+        *(ItemKey.identity(tee, update=update) for tee in Tee for update in ("standard", "early", "18")),
         ItemKey.identity(Tee.SGX, "qve"),
         ItemKey.identity(Tee.SGX, "qae"),
         *(ItemKey(Kind.EVALUATION_NUMBERS, tee=tee) for tee in Tee),
@@ -220,6 +223,36 @@ def test_everything_that_the_simulated_platform_has(tmp_path: Path):
     for unknown in (ItemKey.tcb_info(Tee.SGX, "00" * 6), replace(TCB_INFO, update="16")):
         assert isinstance(failure(source, unknown), UnknownError)
     asyncio.run(source.close())
+
+
+@pytest.mark.parametrize(
+    ("tcb", "today", "early"),
+    [
+        (PlatformTcb.UP_TO_DATE, TcbStatus.UP_TO_DATE, TcbStatus.UP_TO_DATE),
+        (PlatformTcb.SW_HARDENING_NEEDED, TcbStatus.SW_HARDENING_NEEDED, TcbStatus.OUT_OF_DATE),
+    ],
+)
+def test_a_recovery_is_ahead_of_the_simulated_platform(tmp_path: Path, tcb, today, early):
+    state = PlatformState.open(tmp_path).with_tcb(tcb)
+    state.save(tmp_path)
+    source = SimulatedSource(tmp_path, now=lambda: NOW)
+
+    async def get(key: ItemKey) -> Item:
+        got = await source.fetch(key)
+        return Item(key, got.body, got.issuer_chain, NOW, NOW, 0, "simulated", NOW)
+
+    statuses = []
+    for update in ("standard", "early"):
+        collateral = asyncio.run(collateral_for(get, tee=Tee.SGX, fmspc=FMSPC.hex(), ca="platform", update=update))
+        info = TcbInfo.parse(collateral.tcb_info)
+        statuses.append((info.tcb_evaluation_data_number, _status(info, tcb)))
+    assert statuses == [(17, today), (18, early)]
+
+
+def _status(info: TcbInfo, tcb: PlatformTcb) -> TcbStatus:
+    """Status of the level that the state of the platform is."""
+    (found,) = [each.status for each in info.levels if each.svns[:16] == tcb.svns.components]
+    return found
 
 
 def test_certificates_of_the_simulated_platform(tmp_path: Path):

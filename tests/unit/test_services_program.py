@@ -115,6 +115,17 @@ def test_both_services_share_routes_credentials_and_figures(tmp_path):
     assert b"kubenclave_attestation_verdicts_total" in metrics.render()
 
 
+def test_the_issuers_url_names_the_collateral_service_as_well(tmp_path):
+    settings = Settings(issuer="https://a.example/team/sgx", state=tmp_path)
+    parts = attestation_parts(settings, OFFLINE, Metrics(), rate=Rate(), serve_collateral=True)
+    paths = ("/v1/collateral/status", "/sgx/certification/v4/platforms", "/v1/certs")
+    below, at_root = [[("GET", f"{base}{path}") for path in paths] for base in ("/team/sgx", "")]
+    answers = [each.status_code for each in served(parts, *below, *at_root)]
+    assert answers == [200, 401, 200, 200, 401, 404]
+    refused = parts.answer(request("/team/sgx/sgx/certification/v4/tcb"), TooFastError(3))
+    assert refused.status_code == 503
+
+
 def test_alone_the_attestation_service_serves_no_collateral(tmp_path):
     settings = Settings(issuer="https://a.example", state=tmp_path)
     parts = attestation_parts(settings, OFFLINE, Metrics(), rate=Rate(), serve_collateral=False)

@@ -86,7 +86,7 @@ def attestation_parts(
     cache = collateral.cache
     app: ASGIApp = attestation_app(service)
     if serve_collateral:
-        app = _beside(_collateral_app(collateral), app)
+        app = _beside(_collateral_app(collateral), app, settings.path)
 
     def figures() -> bytes:
         told = Metrics()
@@ -159,12 +159,18 @@ def _collateral_app(service: CollateralService) -> Starlette:
     return app
 
 
-def _beside(collateral: ASGIApp, attestation: ASGIApp) -> ASGIApp:
-    """Return both: each answers for all that is below its paths, so that what is wrong there has its shape."""
+def _beside(collateral: ASGIApp, attestation: ASGIApp, base: str) -> ASGIApp:
+    """Return both: each answers for all that is below its paths, so that what is wrong there has its shape.
+
+    The collateral service lies at the root, where its clients look, and below ``base`` too: one URL names both.
+    """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        mine = scope["path"].startswith((*PREFIXES, f"{STATUS}/"))
-        await (collateral if mine else attestation)(scope, receive, send)
+        path = scope["path"].removeprefix(base)
+        if path.startswith((*PREFIXES, f"{STATUS}/")):
+            await collateral({**scope, "path": path}, receive, send)
+        else:
+            await attestation(scope, receive, send)
 
     return app
 
@@ -229,10 +235,10 @@ def rotate_if_due(keyring: KeyRing, algorithm: Algorithm, age: dt.timedelta, now
 
 def _answer(request: Request, error: KubenclaveError, path: str) -> Response:
     """Answer for an error in front of the routes, in the shape of the API that was asked."""
-    asked = request.url.path
+    asked = request.url.path.removeprefix(path)
     if asked.startswith(PREFIXES):
         return failure(request, error)
-    if is_azure_path(asked.removeprefix(path)):
+    if is_azure_path(asked):
         return error_response(error)
     return problem(error)
 

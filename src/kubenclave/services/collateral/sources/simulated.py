@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SIMULATED platform of ``kubenclave sim`` as a source: its state directory holds the seed of its root.
 
-It has one FMSPC, and one generation of documents, which is ``standard`` and ``early`` alike. A platform without a root
-of its own has what its issuer has sent: SGX alone, and the list of its own CA.
+It has one FMSPC, and two generations of documents: the early one is a TCB recovery ahead, in which a platform that
+needs software hardening is out of date and all others are what they were. A platform without a root of its own has what
+its issuer has sent: SGX alone, one generation, and the list of its own CA.
 """
 
 import asyncio
 import datetime as dt
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from kubenclave.dcap.pckext import PckCa
+from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.errors import KubenclaveError
-from kubenclave.platform.simulated.documents import EVALUATION_NUMBER, LEVELS, qe_identity, signed
+from kubenclave.platform.simulated.documents import EVALUATION_NUMBER, LEVELS, qe_identity, signed, tcb_info
 from kubenclave.platform.simulated.enclaves import MR_SIGNER
 from kubenclave.platform.simulated.issuer import Issuer, Periods
 from kubenclave.platform.simulated.pki import Pki, Role, pem_chain
@@ -28,7 +30,14 @@ from kubenclave.services.collateral.sources.flat import items_of
 from kubenclave.sgx.quote import TeeType
 from kubenclave.wire import pcs
 
-_GENERATIONS: Final = frozenset({"", STANDARD, EARLY, str(EVALUATION_NUMBER)})
+NEXT_NUMBER: Final = EVALUATION_NUMBER + 1
+"""TCB evaluation data number of the early generation."""
+NEXT_LEVELS: Final = tuple(
+    replace(level, status=TcbStatus.OUT_OF_DATE) if level.status is TcbStatus.SW_HARDENING_NEEDED else level
+    for level in LEVELS
+)
+_EARLY: Final = frozenset({EARLY, str(NEXT_NUMBER)})
+_GENERATIONS: Final = _EARLY | {"", STANDARD, str(EVALUATION_NUMBER)}
 _OTHER_ENCLAVES: Final = {"qve": ("QVE", 2), "qae": ("QAE", 3)}
 """Id and ISVPRODID of the identities beside the quoting enclaves'. No enclave of the simulation has them."""
 
@@ -108,8 +117,21 @@ class OwnItems:
         if key.kind is Kind.IDENTITY and key.subject in _OTHER_ENCLAVES and key.tee is Tee.SGX:
             return self._signed(issuer.pki, pcs.ENCLAVE_IDENTITY, self._other_identity(key.subject))
         tee = TeeType.TDX if key.tee is Tee.TDX else TeeType.SGX
+        if key.update in _EARLY:
+            return self._early(issuer.pki, key, tee)
         collateral = issuer.collateral(self.tcb, self.now, tee=tee)
         return items_of(collateral, update=key.update or STANDARD).get(key)
+
+    def _early(self, pki: Pki, key: ItemKey, tee: TeeType) -> Fetched | None:
+        """Return a document of the generation that is a recovery ahead."""
+        periods = self._periods()
+        if key.kind is Kind.IDENTITY and key.subject == "qe":
+            identity = qe_identity(periods.issued, periods.ends, MR_SIGNER, tee=tee, evaluation_number=NEXT_NUMBER)
+            return self._signed(pki, pcs.ENCLAVE_IDENTITY, identity)
+        if key.kind is Kind.TCB_INFO and key.subject == FMSPC.hex():
+            info = tcb_info(periods.issued, periods.ends, tee=tee, levels=NEXT_LEVELS, evaluation_number=NEXT_NUMBER)
+            return self._signed(pki, pcs.TCB_INFO, info)
+        return None
 
     def _periods(self) -> Periods:
         return Periods.around(self.now, expired=self.tcb is PlatformTcb.EXPIRED)
@@ -120,18 +142,16 @@ class OwnItems:
         return Fetched(pki.crl(role, periods.issued, periods.ends), chain)
 
     def _numbers(self, tee: Tee) -> dict[str, Any]:
-        periods, newest = self._periods(), _time(LEVELS[0].tcb_date)
+        periods, newest = self._periods(), LEVELS[0].tcb_date
+        recovery = periods.issued.replace(day=1)
         return {
             "id": tee.value.upper(),
             "version": 1,
             "issueDate": _time(periods.issued),
             "nextUpdate": _time(periods.ends),
             "tcbEvalNumbers": [
-                {
-                    "tcbEvaluationDataNumber": EVALUATION_NUMBER,
-                    "tcbRecoveryEventDate": newest,
-                    "tcbDate": newest,
-                }
+                {"tcbEvaluationDataNumber": number, "tcbRecoveryEventDate": _time(date), "tcbDate": _time(date)}
+                for number, date in ((NEXT_NUMBER, recovery), (EVALUATION_NUMBER, newest))
             ],
         }
 
