@@ -196,7 +196,7 @@ class Cluster:
         self.control.start_apiserver()
 
     def stands_still(self) -> bool:
-        """Tell whether the API server's own copy of the pods no longer follows etcd, and with it nobody who watches them.
+        """Tell whether the API server's own copy of the pods follows etcd no longer, and so nobody who watches them does.
 
         With Debian's etcd (3.4) that happens to a server now and then that was just started; it stays so.
         """
