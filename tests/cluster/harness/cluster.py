@@ -196,7 +196,7 @@ class Cluster:
         self.control.start_apiserver()
 
     def stands_still(self) -> bool:
-        """Tell whether the API server's own copy of the pods follows etcd no longer, and so nobody who watches them does.
+        """Tell whether the API server's own copy of the pods follows etcd no longer: watchers see nothing then.
 
         With Debian's etcd (3.4) that happens to a server now and then that was just started; it stays so.
         """
