@@ -171,9 +171,10 @@ def test_at_rest_it_reads_its_node_from_the_servers_memory_and_writes_nothing(ap
 
 def test_a_farewell_is_told_and_nothing_withdrawn(api, machine, short_tmp):
     cluster = Cluster(short_tmp, machine, api)
-    with api.running(), cluster.running() as one, GrpcKubelet(one.plugins).running():
-        eventually(lambda: condition(api) == ("True", "EPCPublished"))
-        asyncio.run(cluster.publisher.farewell())
+    with api.running():
+        with cluster.running() as one, GrpcKubelet(one.plugins).running():
+            eventually(lambda: condition(api) == ("True", "EPCPublished"))
+        asyncio.run(cluster.publisher.farewell())  # as in the agent, when nothing else publishes any more
         assert condition(api) == ("Unknown", "AgentStopped")
         assert published(api) == str(64 * MIB)
         offered = api.node["status"]["allocatable"]

@@ -144,7 +144,7 @@ class Teller:
 def simulated(stage: Stage, teller: Teller, stack: ExitStack) -> None:
     """Show everything on a SIMULATED platform."""
     try:
-        url = _daemons(stage, teller, stack, "--simulated", "--epc", EPC)["attestation_url"]
+        url = _daemons(stage, teller, stack, "--simulated", "--epc", EPC).get("attestation_url")
         challenge = secrets.token_hex(32)
         _policy(stage, teller)
         _quote(stage, teller, challenge)
