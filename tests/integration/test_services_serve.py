@@ -112,7 +112,7 @@ def test_what_is_under_way_at_the_end_is_answered_and_in_the_log(serve, platform
     # connection that was idle and closed.
     closed = {"ConnectError", "RemoteProtocolError", "ReadError", "WriteError"}
     assert {type(each).__name__ for each in ends if each is not None} <= closed, ends
-    assert sum(each is None for each in ends) <= 2, ends
+    assert sum(each is None for each in ends) < len(ends) / 2, ends
     again = serve("--open", *issuer)
     with httpx2.Client() as client:
         size = attest(client, again.url, quote).json()["receipt"]["index"]

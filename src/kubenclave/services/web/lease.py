@@ -80,7 +80,7 @@ class Lease:
             if running is not None:
                 await _end(running)
             with contextlib.suppress(PlatformError):  # it ends by itself
-                self.give()
+                await asyncio.to_thread(self.give)  # waits for who is writing, as requests that are under way do
 
     async def _try(self) -> bool:
         """Take the lease; a database that cannot be written just now is one more reason not to have it."""
