@@ -75,6 +75,26 @@ class Server(uvicorn.Server):
         """Leave the signals alone."""
         yield
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End as uvicorn does, those connections too that come about meanwhile: it tells only the ones there are.
+
+        One that was accepted in the last moment would else go on with request after request until the grace ends.
+        """
+        telling = asyncio.create_task(self._tell_connections())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            telling.cancel()
+
+    async def _tell_connections(self) -> None:
+        """Have each connection end with the answer that it is at, again and again."""
+        while True:
+            await asyncio.sleep(0.05)
+            for connection in list(self.server_state.connections):
+                transport = getattr(connection, "transport", None)
+                if transport is not None and not transport.is_closing():
+                    connection.shutdown()
+
 
 def server(
     app: ASGIApp,

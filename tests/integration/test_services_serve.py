@@ -94,8 +94,6 @@ def test_what_is_under_way_at_the_end_is_answered_and_in_the_log(serve, platform
             async def one():
                 while True:
                     answer = await attest(client, served.url, quote)
-                    if answer.status_code == 500:  # now and then one is held up, and cut off when the grace ends
-                        return
                     answers.append(answer.json()["receipt"]["index"])
 
             tasks = [asyncio.create_task(one()) for _ in range(20)]
@@ -111,8 +109,7 @@ def test_what_is_under_way_at_the_end_is_answered_and_in_the_log(serve, platform
     # No connection was cut in the middle of an answer: the last attempts found nobody listening any more, or a
     # connection that was idle and closed.
     closed = {"ConnectError", "RemoteProtocolError", "ReadError", "WriteError"}
-    assert {type(each).__name__ for each in ends if each is not None} <= closed, ends
-    assert sum(each is None for each in ends) < len(ends) / 2, ends
+    assert {type(each).__name__ for each in ends} <= closed, ends
     again = serve("--open", *issuer)
     with httpx2.Client() as client:
         size = attest(client, again.url, quote).json()["receipt"]["index"]
