@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node agent on a real cluster: what it publishes, when it withdraws it, and what it may not do."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,26 @@ def test_without_a_driver_epc_is_zero_and_a_pod_that_names_the_node_is_refused(s
     cluster_has = events(sgx)
     assert {"EPCWithdrawn", "EPCPublished"} <= cluster_has
     assert sgx.get("pod", "running")["status"]["containerStatuses"][0]["containerID"] == before
+    sgx.delete("pod", "running")
+
+
+def test_pods_that_run_outlive_a_kubelet_that_restarts_while_the_device_is_made_anew(sgx):
+    """A kubelet admits what runs once more by the EPC of its Node, and ends what does not fit."""
+    node = sgx.node("sgx-1")
+    published(sgx)
+    sgx.apply(pod("running", {EPC: "8Mi"}))
+    before = sgx.wait_pod("running")["status"]["containerStatuses"][0]
+    for _ in range(3):
+        node.stop_kubelet()
+        node.remove_sgx_devices()
+        node.start_kubelet()
+        sgx.wait(lambda: condition(sgx) == ("False", "NoEnclaveDevice"), 10, "the agent to see it")
+        time.sleep(3)  # the kubelet has seen its pods by then
+        node.make_sgx_devices()
+        sgx.wait(lambda: condition(sgx) == ("True", "EPCPublished"), 30, "the device to be back")
+    sgx.wait_nodes()
+    after = sgx.get("pod", "running")["status"]["containerStatuses"][0]
+    assert (after["containerID"], after["restartCount"]) == (before["containerID"], before["restartCount"])
     sgx.delete("pod", "running")
 
 

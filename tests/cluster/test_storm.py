@@ -70,6 +70,8 @@ class Storm:
         """Hold the rules against what the API server and containerd say now."""
         pods = [one for one in self.cluster.items("pods", "storm") if one["spec"].get("nodeName") == "sgx-1"]
         alive = [one for one in pods if one["status"]["phase"] not in {"Failed", "Succeeded"}]
+        ended = [one["status"] for one in pods if one["metadata"]["name"] == STEADY and one not in alive]
+        assert not ended, f"the pod from before the storm was ended: {ended}"
         given = sum(int(one["metadata"]["labels"]["mib"]) for one in alive)
         assert given <= CAPACITY, f"{given} MiB given away"
         for one in alive:

@@ -31,7 +31,7 @@ TAINT = "startup/sgx"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Short pauses; the grace of a kubelet stays long, or a loaded machine would be taken for one that is deaf."""
-    for name, seconds in {"LEAST": 0.01, "SOON": 0.05, "LAST_RETRY": 0.1, "LINGER": 0.01}.items():
+    for name, seconds in {"LEAST": 0.01, "SOON": 0.05, "LAST_RETRY": 0.1, "LINGER": 0.01, "BLINK": 0.1}.items():
         monkeypatch.setattr(publisher, name, seconds)
 
 
@@ -91,6 +91,20 @@ def test_epc_comes_with_the_kubelet_goes_with_the_device_and_comes_back(api, mac
             body = get(one.status_socket, "/metrics")[1]
             assert b"kubenclave_agent_api_reached 1\n" in body
             assert b"kubenclave_agent_api_calls_total " in body
+
+
+def test_a_device_that_is_made_anew_takes_no_epc_away(api, machine, short_tmp, monkeypatch):
+    monkeypatch.setattr(publisher, "BLINK", 600)
+    with api.running(), Cluster(short_tmp, machine, api).running() as one, GrpcKubelet(one.plugins).running():
+        eventually(lambda: condition(api) == ("True", "EPCPublished"))
+        for _ in range(2):
+            api.node["status"]["allocatable"][ENCLAVE] = "110"
+            (machine.root / "dev/sgx_enclave").unlink()
+            eventually(lambda: condition(api) == ("False", "NoEnclaveDevice"))
+            assert (published(api), api.node["status"]["allocatable"][ENCLAVE]) == (str(64 * MIB), "0")
+            machine.device("dev/sgx_enclave", 125)
+            eventually(lambda: condition(api) == ("True", "EPCPublished"))
+        assert (published(api), reasons(api)) == (str(64 * MIB), ["EPCPublished"])
 
 
 def test_epc_stays_while_the_kubelet_restarts(api, machine, short_tmp):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenclave.errors import UnreachableError
+from kubenclave.errors import KubenclaveError, UnreachableError
 from kubenclave.node.deviceplugin import EpcMode
 from kubenclave.node.reconcile import (
     Facts,
@@ -17,6 +17,7 @@ from kubenclave.node.reconcile import (
     events,
     facts_of,
     farewell_patch,
+    lack_of,
     next_patch,
     settled,
 )
@@ -42,8 +43,9 @@ def simulated(size: int) -> Inventory:
     return Inventory(DriverFlavour.SIMULATED, (), sections, EpcSource.SIMULATED, cpu_socket="/run/x/cpu.sock")
 
 
-def facts(inventory: Inventory, **more: Any) -> Facts:
-    return facts_of(inventory, None, **{"held": True, "aesm": None, "await_aesm": False, **more})
+def facts(inventory: Inventory, error: KubenclaveError | None = None, **more: Any) -> Facts:
+    rest = {"lasts": True, "held": True, "aesm": None, "await_aesm": False, **more}
+    return facts_of(inventory, lack_of(inventory, error), **rest)
 
 
 def publish(state: Facts, node: dict[str, Any], wishes: Wishes | None = None, now: str = NOW) -> dict[str, Any]:
@@ -101,13 +103,7 @@ def test_a_simulated_node_says_so_loudly():
         (facts(Inventory()), "NoEnclaveDevice", "node.no-enclave-device"),
         (facts(hardware()), "NoEPC", "node.no-epc"),
         (facts(hardware(64), held=False), "PluginNotHeld", "node.plugin-not-held"),
-        (
-            facts_of(
-                Inventory(), UnreachableError("no CPU", code="simcpu.gone"), held=True, aesm=None, await_aesm=False
-            ),
-            "PlatformUnreadable",
-            "simcpu.gone",
-        ),
+        (facts(Inventory(), UnreachableError("no CPU", code="simcpu.gone")), "PlatformUnreadable", "simcpu.gone"),
     ],
 )
 def test_epc_is_withdrawn_by_writing_zero(state, reason, code):
@@ -122,6 +118,16 @@ def test_epc_is_withdrawn_by_writing_zero(state, reason, code):
     (event,) = events(before, after, state, Wishes())
     assert (event.reason, event.warning) == ("EPCWithdrawn", True)
     assert f"[{code}]" in event.message
+
+
+def test_epc_stays_when_what_is_missing_may_be_back_in_a_moment_but_no_pod_is_sent_meanwhile():
+    before = publish(facts(hardware(64)), new_node())
+    before["status"]["allocatable"] |= {ENCLAVE: "110", "sgx.intel.com/provision": "0"}
+    after = publish(facts(Inventory(), lasts=False, held=False), before, now=LATER)
+    assert (after["status"]["capacity"], after["metadata"]) == (before["status"]["capacity"], before["metadata"])
+    assert after["status"]["allocatable"] == before["status"]["allocatable"] | {ENCLAVE: "0"}
+    assert (condition(after)["status"], condition(after)["reason"]) == ("False", "NoEnclaveDevice")
+    assert list(events(before, after, facts(Inventory(), lasts=False), Wishes())) == []
 
 
 def test_nothing_changes_while_the_kubelet_is_between_two_lives():
@@ -246,8 +252,11 @@ inventories = st.one_of(
     st.integers(1, 100).map(simulated),
 )
 states = st.builds(
-    lambda inventory, held, aesm, awaited: facts_of(inventory, None, held=held, aesm=aesm, await_aesm=awaited),
+    lambda inventory, lasts, held, aesm, awaited: facts(
+        inventory, lasts=lasts, held=held, aesm=aesm, await_aesm=awaited
+    ),
     inventories,
+    st.booleans(),
     st.sampled_from([True, False, None]),
     st.sampled_from([True, False, None]),
     st.booleans(),

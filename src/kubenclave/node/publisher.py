@@ -27,6 +27,7 @@ from kubenclave.node.reconcile import (
     events,
     facts_of,
     farewell_patch,
+    lack_of,
     next_patch,
     offers_devices,
     settled,
@@ -44,6 +45,8 @@ LEAST: Final = 1.0
 LAST_RETRY: Final = 30.0
 GRACE: Final = 30.0
 """Seconds that a kubelet has to take the devices before EPC is withdrawn for it."""
+BLINK: Final = 10.0
+"""Seconds that a device node may be gone before EPC is withdrawn for it: udev and updates make it anew."""
 _ASK_AGAIN: Final = 10.0
 _MAX_ROUNDS: Final = 8
 _EVENTS_AT_ONCE: Final = 10
@@ -88,6 +91,7 @@ class Publisher:
         self._wishes = target.wishes
         self._changed = Signal()
         self._grip = _Grip(target.kubelet)
+        self._lacking = _Spell()
         self._aesm = None if target.aesm is None else _Aesm(target.aesm)
         self._told = ""
         self._read = False
@@ -99,9 +103,11 @@ class Publisher:
         ``held`` tells whether the kubelet holds healthy enclave devices.
         """
         now = asyncio.get_running_loop().time()
+        lack = lack_of(inventory, problem)
         facts = facts_of(
             inventory,
-            problem,
+            lack,
+            lasts=self._lacking.lasts(lack is not None, BLINK, now),
             held=self._grip.judge(held, now),
             aesm=None if self._aesm is None else self._aesm.answers(now),
             await_aesm=self._target.await_aesm,
@@ -178,6 +184,22 @@ class Publisher:
             _log.warning("node.unpublished", code=error.code, error=str(error), hint=error.hint)
 
 
+class _Spell:
+    """How long something has been so without a break."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def lasts(self, so: bool, seconds: float, now: float) -> bool:
+        """Take whether it is so now, and tell whether it has been for more than that many seconds."""
+        if not so:
+            self._since = None
+            return False
+        if self._since is None:
+            self._since = now
+        return now - self._since > seconds
+
+
 class _Grip:
     """Whether the kubelet holds the enclave devices.
 
@@ -187,15 +209,11 @@ class _Grip:
 
     def __init__(self, kubelet: Path) -> None:
         self._kubelet = kubelet
-        self._since: float | None = None
+        self._refusing = _Spell()
 
     def judge(self, held: bool, now: float) -> bool | None:
-        if held or not sockets.answers(self._kubelet):
-            self._since = None
-            return held or None
-        if self._since is None:
-            self._since = now
-        return False if now - self._since > GRACE else None
+        refuses = not held and sockets.answers(self._kubelet)
+        return False if self._refusing.lasts(refuses, GRACE, now) else held or None
 
 
 class _Aesm:

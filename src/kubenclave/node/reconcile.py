@@ -3,8 +3,10 @@
 
 ``next_patch`` is asked again with each answer of the API server until it has nothing left: the order is capacity and
 condition, then labels and annotations, and the startup taint last, so that nothing invites pods before there is EPC.
-EPC is withdrawn by writing 0. A kubelet takes an extended resource that is missing from allocatable for one that is
-not its business, and would admit a pod that names the node.
+EPC is withdrawn by writing 0, once what is missing has been missing for a while: a kubelet that restarts admits the
+pods that run once more, by the EPC of its Node, and with 0 there it would end them. Meanwhile the devices are not to be
+had, which keeps the scheduler from sending pods and ends none. Never by taking it away: a kubelet takes an extended
+resource that is missing from allocatable for one that is not its business, and would admit a pod that names the node.
 """
 
 import json
@@ -57,8 +59,9 @@ class Problem:
 class Facts:
     """What the node has at this moment.
 
-    ``usable`` tells whether pods can use its EPC, None while that cannot be told: the kubelet is between two lives,
-    and what is published stays. ``aesm`` tells whether somebody answers at the AESM socket, None without one.
+    ``usable`` tells whether pods can use its EPC, None while that cannot be told: the kubelet is between two lives, or
+    the machine may have what it lacks again in a moment. What is published as EPC stays then. ``aesm`` tells whether
+    somebody answers at the AESM socket, None without one.
     """
 
     inventory: Inventory
@@ -160,8 +163,7 @@ def farewell_patch(wishes: Wishes, now: str) -> Patch:
     message = "the node agent has ended; what it published stays until it comes back"
     said = {"status": "Unknown", "reason": "AgentStopped", "message": message}
     condition = {"type": NODE_CONDITION, **said, "lastHeartbeatTime": now, "lastTransitionTime": now}
-    names = _DEVICE_RESOURCES if wishes.mode is EpcMode.CAPACITY else (*_DEVICE_RESOURCES, AZURE_EPC_RESOURCE)
-    status = {"conditions": [condition], "allocatable": dict.fromkeys(names, "0")}
+    status = {"conditions": [condition], "allocatable": dict.fromkeys(_devices(wishes), "0")}
     return Patch(status=True, kind=STRATEGIC_PATCH, body={"status": status})
 
 
@@ -170,27 +172,46 @@ def offers_devices(node: Mapping[str, Any]) -> bool:
     return bool(_amount(node, "allocatable", ENCLAVE_RESOURCE))
 
 
+def lack_of(inventory: Inventory, error: KubenclaveError | None) -> Problem | None:
+    """Return what the machine itself lacks for enclaves, None for nothing. ``error`` is why nobody can look at it."""
+    if error is not None:
+        return Problem("PlatformUnreadable", error.code, error.summary)
+    if not inventory.offers(DeviceKind.ENCLAVE):
+        return Problem("NoEnclaveDevice", "node.no-enclave-device", "there is no enclave device")
+    if not inventory.epc_bytes:
+        return Problem("NoEPC", "node.no-epc", "nobody tells the size of the EPC")
+    return None
+
+
 def facts_of(
-    inventory: Inventory, error: KubenclaveError | None, *, held: bool | None, aesm: bool | None, await_aesm: bool
+    inventory: Inventory,
+    lack: Problem | None,
+    *,
+    lasts: bool,
+    held: bool | None,
+    aesm: bool | None,
+    await_aesm: bool,
 ) -> Facts:
     """Return the facts with what stands in the way.
 
-    ``error`` is why the machine cannot be looked at, ``held`` whether the kubelet holds the enclave devices, None while
-    it may be between two lives; ``await_aesm`` makes an AESM that does not answer a problem.
+    ``lack`` is what the machine lacks and ``lasts`` whether it has for a while; ``held`` tells whether the kubelet
+    holds the enclave devices, None while it may be between two lives; ``await_aesm`` makes an AESM that does not answer
+    a problem.
     """
-    problems = []
-    if error is not None:
-        problems.append(Problem("PlatformUnreadable", error.code, error.summary))
-    elif not inventory.offers(DeviceKind.ENCLAVE):
-        problems.append(Problem("NoEnclaveDevice", "node.no-enclave-device", "there is no enclave device"))
-    elif not inventory.epc_bytes:
-        problems.append(Problem("NoEPC", "node.no-epc", "nobody tells the size of the EPC"))
+    problems, usable = [], held
+    if lack is not None:
+        problems.append(lack)
+        usable = False if lasts else None
     elif held is False:
         problems.append(Problem("PluginNotHeld", "node.plugin-not-held", "the kubelet does not take the devices"))
-    usable = False if problems else held
     if await_aesm and not aesm:
         problems.append(_aesm_absent())
     return Facts(inventory, usable, aesm, tuple(problems))
+
+
+def _devices(wishes: Wishes) -> tuple[str, ...]:
+    """Return the resources that a plugin serves."""
+    return _DEVICE_RESOURCES if wishes.mode is EpcMode.CAPACITY else (*_DEVICE_RESOURCES, AZURE_EPC_RESOURCE)
 
 
 def _aesm_absent() -> Problem:
@@ -205,6 +226,11 @@ def _status_patch(facts: Facts, wishes: Wishes, node: Mapping[str, Any], now: st
         for field in ("capacity", "allocatable"):
             if _amount(node, field, EPC_RESOURCE) != wanted:
                 status[field] = {EPC_RESOURCE: str(wanted)}
+    if not facts.inventory.offers(DeviceKind.ENCLAVE):
+        # The kubelet knows that they are unhealthy, and tells the scheduler within 10 s.
+        offered = [name for name in _devices(wishes) if _amount(node, "allocatable", name)]
+        if offered:
+            status["allocatable"] = {**status.get("allocatable", {}), **dict.fromkeys(offered, "0")}
     condition = _condition(facts, node, now)
     if condition is not None:
         status["conditions"] = [condition]
@@ -221,7 +247,7 @@ def _capacity(facts: Facts, wishes: Wishes, node: Mapping[str, Any]) -> int | No
 def _condition(facts: Facts, node: Mapping[str, Any], now: str) -> dict[str, Any] | None:
     """Return the condition, None where the Node has it already."""
     there = next((one for one in _list(node, "status", "conditions") if one.get("type") == NODE_CONDITION), {})
-    if facts.usable is None and there:
+    if facts.usable is None and there and not facts.problems:
         return None
     if facts.problems:
         status, reason, message = "False", facts.problems[0].reason, "; ".join(str(one) for one in facts.problems)
