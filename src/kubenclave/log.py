@@ -10,6 +10,7 @@ standard library's logging comes out in the same form.
 import logging
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 if TYPE_CHECKING:  # the node agent reads this module, and does without the library: see kubenclave.node.log
@@ -59,6 +60,16 @@ def configure(service: str, *, simulated: bool = False, json: bool | None = None
 def least() -> int:
     """Return the level below which nothing is written, in numbers of the standard library's."""
     return _LEVELS.get(os.environ.get(LEVEL_VARIABLE, "").lower(), logging.INFO)
+
+
+def fault(error: BaseException) -> dict[str, str]:
+    """Return what a log may say of a fault of ours: type and place, never its words: they may quote a secret."""
+    ours = [
+        f"{frame.f_globals['__name__']}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).startswith("kubenclave.")
+    ]
+    return {"error": type(error).__name__, "where": ours[-1] if ours else "a library"}
 
 
 def _unobeyed(_logger: "WrappedLogger", _method: str, event: "EventDict") -> "EventDict":

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import logging
 import socket
 import ssl
 import weakref
@@ -20,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from kubenclave.errors import FormatError, KubenclaveError, PlatformError
+from kubenclave.log import fault
 from kubenclave.wire.metrics import CONTENT_TYPE
 
 MAX_CONNECTIONS: Final = 128
@@ -67,6 +69,20 @@ class Listening(socket.socket):
         return connection, address
 
 
+class _Wordless(logging.Filter):
+    """Leaves out of uvicorn's log what a fault says, which may be what a client sent; type and place are enough."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            told = fault(record.exc_info[1])
+            record.msg, record.args = "%s: %s in %s", (record.getMessage().strip(), told["error"], told["where"])
+            record.exc_info = None
+        return True
+
+
+_WORDLESS: Final = _Wordless()  # one for all servers of a process: a logger takes it once
+
+
 class Server(uvicorn.Server):
     """uvicorn's server, which leaves the signals to the program."""
 
@@ -110,6 +126,7 @@ def server(
     ``keep_alive`` is for how many seconds a connection may be idle, ``grace`` for how many seconds what is under way
     may go on at the end, ``backlog`` how many connections are accepted at once; ``protocol`` replaces uvicorn's.
     """
+    logging.getLogger("uvicorn.error").addFilter(_WORDLESS)
     config = uvicorn.Config(
         app,
         loop="asyncio",

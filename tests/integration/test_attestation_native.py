@@ -3,10 +3,12 @@
 
 import datetime as dt
 import json
+import re
 from typing import Any
 
 import jwt
 import pytest
+from structlog.testing import capture_logs
 
 from kubenclave.dcap.binding import runtime_data
 from kubenclave.services.attestation.checkpoint import InclusionReceipt
@@ -322,6 +324,11 @@ def test_fault_of_ours_is_told_without_what_it_was(attestation, monkeypatch):
         raise RuntimeError("a secret")
 
     monkeypatch.setattr(attestation.service.judge.provider.__class__, "collateral", fail)
-    answer = attestation.post("/v1/attest", evidence(attestation))
+    with capture_logs() as logs:
+        answer = attestation.post("/v1/attest", evidence(attestation))
     assert refusal(answer, 500) == "request.failed"
     assert "secret" not in answer.text
+    (line,) = [one for one in logs if one["event"] == "request.failed"]
+    assert line["error"] == "RuntimeError"
+    assert re.fullmatch(r"kubenclave\.services\.attestation\.judge:\d+", line["where"])
+    assert "secret" not in str(logs)

@@ -14,6 +14,7 @@ from typing import Any
 
 import jwt
 import pytest
+from structlog.testing import capture_logs
 
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.dcap.tcb import TcbStatus
@@ -387,9 +388,12 @@ def test_a_bug_is_answered_in_azures_shape_without_a_word_of_what_it_was(
         raise ZeroDivisionError("a secret")
 
     monkeypatch.setattr(routes, "check_tee", fail)
-    answer = service.post(SGX, {"quote": base64url(quote)})
+    with capture_logs() as logs:
+        answer = service.post(SGX, {"quote": base64url(quote)})
     refused(answer, 500, "InternalServerError", "maa.failed")
-    assert "secret" not in answer.text
+    assert "secret" not in answer.text + str(logs)
+    (line,) = [one for one in logs if one["event"] == "request.failed"]
+    assert (line["error"], line["where"].split(":")[0]) == ("ZeroDivisionError", routes.__name__)
 
 
 def test_a_client_that_goes_away_is_no_bug(service: Bench):

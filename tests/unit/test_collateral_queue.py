@@ -137,3 +137,15 @@ def test_the_queue_has_a_bound(queue: PlatformQueue, monkeypatch: pytest.MonkeyP
         queue.add(Platform.from_json({**MEMBERS, "qe_id": "01"}))
     assert caught.value.code == "registration.full"
     assert queue.waiting(QueueState.NEW) == [PLATFORM]
+
+
+def test_manifests_have_a_bound_of_their_own_for_they_are_large(queue: PlatformQueue, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "WITH_MANIFEST", 1)
+    large = {"qe_id": "02", "pce_id": "0000", "platform_manifest": "AB"}
+    queue.add(Platform.from_json(large))
+    queue.add(Platform.from_json(large))
+    with pytest.raises(PlatformError) as caught:
+        queue.add(Platform.from_json({**large, "qe_id": "03"}))
+    assert (caught.value.code, caught.value.found) == ("registration.full", "1 platforms with a manifest")
+    queue.add(PLATFORM)
+    assert len(queue.waiting(QueueState.NEW)) == 2

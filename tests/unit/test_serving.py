@@ -2,7 +2,9 @@
 """What serves HTTP in programs of the cluster: sockets that send at once, bodies within bounds."""
 
 import asyncio
+import re
 import socket
+from typing import Any
 
 import httpx2
 import pytest
@@ -42,6 +44,27 @@ def test_what_is_accepted_sends_at_once():
         accepted, _ = listening.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_what_a_fault_says_is_in_no_log(caplog):
+    async def broken(_request):
+        no_error: Any = "a secret"
+        status_of(no_error)
+
+    async def ask():
+        with listen(0) as listening:
+            serving = server(Starlette(routes=[Route("/", broken)]))
+            running = asyncio.create_task(serving.serve([listening]))
+            async with httpx2.AsyncClient() as client:
+                answer = await client.get(f"http://127.0.0.1:{listening.getsockname()[1]}/")
+            serving.should_exit = True
+            await running
+            return answer.status_code
+
+    assert asyncio.run(ask()) == 500
+    (line,) = caplog.messages
+    assert re.fullmatch(r"Exception in ASGI application: AttributeError in kubenclave\.serving:\d+", line)
+    assert "secret" not in caplog.text
 
 
 def test_connections_that_say_nothing_keep_nobody_out():

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kubenclave.dcap.anchor import TrustAnchor
 from kubenclave.dcap.describe import zulu
 from kubenclave.errors import KubenclaveError, PlatformError, UsageError
+from kubenclave.log import fault
 from kubenclave.services.attestation.app import attestation_app
 from kubenclave.services.attestation.azure.http import error_response, is_azure_path
 from kubenclave.services.attestation.keys import Algorithm, KeyRing
@@ -40,11 +41,11 @@ from kubenclave.services.collateral.status import PREFIX as STATUS
 from kubenclave.services.collateral.store import Store
 from kubenclave.services.database import Database
 from kubenclave.services.figures import attestation_figures, collateral_figures, count_verdicts
+from kubenclave.services.web import problems
 from kubenclave.services.web.credentials import Credentials, Role
 from kubenclave.services.web.guard import Guard
 from kubenclave.services.web.lease import Lease
 from kubenclave.services.web.limits import Buckets, Rate
-from kubenclave.services.web.problems import problem
 from kubenclave.services.web.server import Parts
 from kubenclave.wire.metrics import Metrics
 
@@ -240,7 +241,7 @@ def _answer(request: Request, error: KubenclaveError, path: str) -> Response:
         return failure(request, error)
     if is_azure_path(asked):
         return error_response(error)
-    return problem(error)
+    return problems.problem(error)
 
 
 async def _failed(request: Request, error: Exception) -> Response:
@@ -253,7 +254,7 @@ async def _failed(request: Request, error: Exception) -> Response:
         response.headers.update(error.headers or {})
         return response
     if not isinstance(error, KubenclaveError):
-        _log.error("request.failed", error=type(error).__name__)
+        _log.error("request.failed", **fault(error))
         error = PlatformError("the service failed", code="request.failed")
     return failure(request, error)
 

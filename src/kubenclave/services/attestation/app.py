@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Router
 
 from kubenclave.errors import KubenclaveError, PlatformError, UsageError
+from kubenclave.log import fault
 from kubenclave.services.attestation.azure.http import error_response, is_azure_path
 from kubenclave.services.attestation.azure.routes import azure_routes
 from kubenclave.services.attestation.key_routes import key_routes
@@ -80,7 +81,7 @@ class _Failures:
 
     async def failed(self, request: Request, error: Exception) -> Response:
         """Answer for a fault of ours without a word of what it was: that is for the log."""
-        _log.error("request.failed", error=type(error).__name__)
+        _log.error("request.failed", **fault(error))
         return self._answer(request, PlatformError("the service failed", code="request.failed"))
 
     def _answer(self, request: Request, error: KubenclaveError, headers: Mapping[str, str] | None = None) -> Response:

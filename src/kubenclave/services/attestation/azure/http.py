@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from kubenclave.dcap.collateral import load_json
 from kubenclave.dcap.token.common import NAMESPACE
 from kubenclave.errors import FormatError, KubenclaveError, PolicyError, TrustError, UnreachableError, UsageError
+from kubenclave.log import fault
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web import problems
 from kubenclave.wire import maa
@@ -73,8 +74,8 @@ class Resource:
             return error_response(error)
         except ClientDisconnect:
             return error_response(FormatError("the client went away", code="serving.slow"))
-        except Exception:  # noqa: BLE001 - an answer without JSON is an error of its own to Azure's clients
-            _log.exception("azure.failed", path=request.scope.get("path"))
+        except Exception as error:  # noqa: BLE001 - an answer without JSON is an error of its own to Azure's clients
+            _log.error("request.failed", **fault(error))
             return failed()
 
     def _no_such_method(self, method: str) -> Response:
