@@ -32,7 +32,7 @@ def main() -> int:
     """Enclose this program, then start a cluster and measure."""
     options = parse(__doc__ or "", BENCHMARKS)
     if enclose.folder() is None:
-        reason = needs.missing(("containerd", "1.36", "helm", "kwok", "intel"))
+        reason = needs.missing(("containerd", "etcd", "1.36", "helm", "kwok", "intel"))
         if reason:
             print(f"cluster benchmarks skipped: {reason}")
             return 0

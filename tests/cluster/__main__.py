@@ -39,7 +39,7 @@ def main() -> int:
     if options.install and not needs.impossible() and (code := build.main([])):
         return code
     lines = LINES if options.all_versions else (options.version,)
-    if reason := needs.missing(("containerd", *lines, *(() if options.hold else ("helm",)))):
+    if reason := needs.missing(("containerd", "etcd", *lines, *(() if options.hold else ("helm",)))):
         say(f"cluster tests skipped: {reason}")
         return 1 if options.hold else 0
     with phase("image of this checkout"):  # needs a package index, which nothing inside an enclosure reaches

@@ -89,14 +89,7 @@ class Storm:
             self.check()
             return self.seen > seen
 
-        try:
-            self.cluster.wait(started, RECOVERY, "a pod to start with its device", "storm")
-        except HarnessError:
-            if not self.cluster.stands_still():
-                raise
-            say("storm: the API server does not follow its etcd any more, and gets started anew")
-            self._api_server()
-            self.cluster.wait(started, RECOVERY, "a pod to start with its device", "storm")
+        self.cluster.wait(started, RECOVERY, "a pod to start with its device", "storm")
 
     def _device(self, container: str) -> bool:
         """Tell whether a container was made with the enclave device."""

@@ -22,7 +22,7 @@ from kubenclave.local import control
 from kubenclave.platform.simulated.issuer import Issuer
 from kubenclave.platform.simulated.pki import Pki, derive_key, raw_signature, sgx_entries, sgx_extension
 from kubenclave.platform.simulated.tcb import PlatformTcb
-from kubenclave.services.attestation.checkpoint import Checkpoint, InclusionReceipt, LogKey
+from kubenclave.services.attestation.transparency.checkpoint import Checkpoint, InclusionReceipt, LogKey
 from kubenclave.sgx.attributes import Attributes
 from kubenclave.sgx.sigstruct import Sigstruct, rsa_signer, sign
 from kubenclave.wire import maa, pcs, quoteworker, simcpu

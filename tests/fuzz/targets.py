@@ -34,12 +34,12 @@ from kubenclave.errors import FormatError, KubenclaveError, PolicyError, TrustEr
 from kubenclave.local import control, manifest
 from kubenclave.platform.simulated.state import PlatformState
 from kubenclave.services.attestation.azure.signed import open_token
-from kubenclave.services.attestation.checkpoint import InclusionReceipt, LogKey, open_checkpoint
 from kubenclave.services.attestation.evidence import MAX_QUOTE
-from kubenclave.services.attestation.release import recipient
+from kubenclave.services.attestation.release.rules import recipient
 from kubenclave.services.attestation.relying import Rules, parse_jwks, verify_token
 from kubenclave.services.attestation.requests import AttestRequest, evidence_of, read
-from kubenclave.services.attestation.tiles import Tile
+from kubenclave.services.attestation.transparency.checkpoint import InclusionReceipt, LogKey, open_checkpoint
+from kubenclave.services.attestation.transparency.tiles import Tile
 from kubenclave.services.collateral.sources.thim import read_certificate
 from kubenclave.sgx.certification import CertificationType, Ppid
 from kubenclave.sgx.gramine import GramineEnclave

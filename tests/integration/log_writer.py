@@ -5,7 +5,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from kubenclave.services.attestation.log import VerdictLog
+from kubenclave.services.attestation.transparency.log import VerdictLog
 from kubenclave.services.database import Database
 
 

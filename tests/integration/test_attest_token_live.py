@@ -13,7 +13,7 @@ import jwt
 import pytest
 
 from kubenclave.cli import main
-from kubenclave.services.attestation.keys import Algorithm
+from kubenclave.services.attestation.keys.store import Algorithm
 from tests.azure_server import Served, served
 
 DATA = b"a public key"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kubenclave.services.attestation.log import VerdictLog
+from kubenclave.services.attestation.transparency.log import VerdictLog
 from kubenclave.services.database import Database
 
 MODULE = Path(__file__).parent.parent / "interop" / "log-go"

@@ -9,7 +9,7 @@ import pytest
 from kubenclave.dcap import merkle
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.dcap.verdict import verify_quote
-from kubenclave.services.attestation.checkpoint import LogKey, open_checkpoint
+from kubenclave.services.attestation.transparency.checkpoint import LogKey, open_checkpoint
 from kubenclave.services.web.credentials import Role
 from tests.attestation_service import attestation, base64url, bench
 

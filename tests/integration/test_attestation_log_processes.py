@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from kubenclave.dcap import merkle
-from kubenclave.services.attestation.checkpoint import open_checkpoint
-from kubenclave.services.attestation.log import VerdictLog
+from kubenclave.services.attestation.transparency.checkpoint import open_checkpoint
+from kubenclave.services.attestation.transparency.log import VerdictLog
 from kubenclave.services.database import Database
 
 WRITER = Path(__file__).with_name("log_writer.py")

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kubenclave.dcap.binding import runtime_data
-from kubenclave.services.attestation.checkpoint import InclusionReceipt
+from kubenclave.services.attestation.transparency.checkpoint import InclusionReceipt
 from kubenclave.services.web.credentials import Role
 from tests import ratls
 from tests.attestation_service import ISSUER, UNWANTED, WANTED, attestation, base64url, bench, claims, refusal

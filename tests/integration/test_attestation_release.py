@@ -11,8 +11,8 @@ from joserfc.jwk import ECKey, RSAKey
 from kubenclave.dcap.binding import runtime_data
 from kubenclave.errors import PlatformError
 from kubenclave.platform.simulated.tcb import PlatformTcb
-from kubenclave.services.attestation.checkpoint import InclusionReceipt
-from kubenclave.services.attestation.secrets import make_key
+from kubenclave.services.attestation.release.secrets import make_key
+from kubenclave.services.attestation.transparency.checkpoint import InclusionReceipt
 from kubenclave.services.web.credentials import Role
 from tests import ratls
 from tests.attestation_service import base64url, bench

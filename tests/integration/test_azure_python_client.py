@@ -29,7 +29,7 @@ from azure.security.attestation import (
     PolicyModification,
 )
 
-from kubenclave.services.attestation.keys import Algorithm
+from kubenclave.services.attestation.keys.store import Algorithm
 from tests.azure_server import (
     Identity,
     Served,

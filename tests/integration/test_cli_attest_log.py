@@ -17,8 +17,8 @@ from kubenclave.cli.remote import Remote
 from kubenclave.dcap import merkle
 from kubenclave.dcap.collateral import Collateral
 from kubenclave.errors import TrustError
-from kubenclave.services.attestation.checkpoint import Checkpoint, LogKey
-from kubenclave.services.attestation.secrets import make_key
+from kubenclave.services.attestation.release.secrets import make_key
+from kubenclave.services.attestation.transparency.checkpoint import Checkpoint, LogKey
 from kubenclave.services.web.credentials import Role
 from tests.attestation_service import base64url
 from tests.azure_server import served

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from kubenclave.services.attestation.provider import FixedCollateral
-from kubenclave.services.attestation.secrets import make_key
+from kubenclave.services.attestation.release.secrets import make_key
 from kubenclave.sgx.quote import Quote
 from kubenclave.sgx.report import ReportBody
 from tests.azure_server import served

@@ -20,7 +20,7 @@ import pytest
 
 from kubenclave.dcap.token.azure import CLAIMS, azure_claims
 from kubenclave.dcap.token.common import service_claims
-from kubenclave.services.attestation.keys import Algorithm, KeyRing, KeySettings
+from kubenclave.services.attestation.keys.store import Algorithm, KeyRing, KeySettings
 from kubenclave.services.database import Database
 from tests.azure_server import javascript
 from tests.judgements import judgement, tdx

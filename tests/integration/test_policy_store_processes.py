@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from kubenclave.services.attestation.policies import PolicyStore
+from kubenclave.services.attestation.policies.store import PolicyStore
 from kubenclave.services.database import Database
 from tests.conftest import ROOT
 
@@ -16,7 +16,7 @@ WRITER = """
 import datetime as dt, sys
 from pathlib import Path
 from kubenclave.errors import UsageError
-from kubenclave.services.attestation.policies import PolicyStore
+from kubenclave.services.attestation.policies.store import PolicyStore
 from kubenclave.services.database import Database
 
 database = Database(Path(sys.argv[1]))

@@ -10,14 +10,14 @@ from pathlib import Path
 import jwt
 import pytest
 
-from kubenclave.services.attestation.keys import Algorithm, KeyRing, KeySettings, State
+from kubenclave.services.attestation.keys.store import Algorithm, KeyRing, KeySettings, State
 from kubenclave.services.database import Database
 
 URL = "https://attest.example/simulated"
 WORKER = """
 import datetime as dt, sys
 from pathlib import Path
-from kubenclave.services.attestation.keys import Algorithm, KeyRing, KeySettings
+from kubenclave.services.attestation.keys.store import Algorithm, KeyRing, KeySettings
 from kubenclave.services.database import Database
 from kubenclave import log
 

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubenclave.services.attestation import keyfiles
-from kubenclave.services.attestation.keys import Algorithm, KeyRing, KeySettings, State
+from kubenclave.services.attestation.keys import keyfiles
+from kubenclave.services.attestation.keys.store import Algorithm, KeyRing, KeySettings, State
 from kubenclave.services.database import Database
 
 EC = Algorithm.ES256

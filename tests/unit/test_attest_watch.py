@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kubenclave.cli.attest.watch import Watch
 from kubenclave.dcap.merkle import Frontier, leaf_hash
 from kubenclave.errors import TrustError, UsageError
-from kubenclave.services.attestation.checkpoint import Checkpoint, LogKey
+from kubenclave.services.attestation.transparency.checkpoint import Checkpoint, LogKey
 
 PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(32))
 KEY = LogKey("attest.example", PRIVATE.public_key().public_bytes_raw())

@@ -8,7 +8,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kubenclave.dcap.merkle import leaf_hash, node_hash
 from kubenclave.errors import FormatError, TrustError
-from kubenclave.services.attestation.checkpoint import Checkpoint, InclusionReceipt, LogKey, open_checkpoint
+from kubenclave.services.attestation.transparency.checkpoint import (
+    Checkpoint,
+    InclusionReceipt,
+    LogKey,
+    open_checkpoint,
+)
 
 # Key and note of the documentation of golang.org/x/mod/sumdb/note: another implementation made them.
 GO_KEY = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"

@@ -8,9 +8,9 @@ import pytest
 
 from kubenclave.dcap import merkle
 from kubenclave.errors import FormatError, PlatformError, UsageError
-from kubenclave.services.attestation.checkpoint import InclusionReceipt, LogKey, open_checkpoint
-from kubenclave.services.attestation.log import VerdictLog, canonical
-from kubenclave.services.attestation.tiles import Tile
+from kubenclave.services.attestation.transparency.checkpoint import InclusionReceipt, LogKey, open_checkpoint
+from kubenclave.services.attestation.transparency.log import VerdictLog, canonical
+from kubenclave.services.attestation.transparency.tiles import Tile
 from kubenclave.services.database import Database
 from tests.asynchronous import in_a_loop
 from tests.unit.test_dcap_merkle import written_out

@@ -10,10 +10,10 @@ from joserfc.jwk import ECKey, RSAKey
 from kubenclave.dcap.judgement import Freshness
 from kubenclave.errors import Finding, FormatError, PolicyError
 from kubenclave.platform.simulated.tcb import PlatformTcb
-from kubenclave.services.attestation.entries import accepted_entry, refused_entry
-from kubenclave.services.attestation.log import MAX_ENTRY, canonical
-from kubenclave.services.attestation.release import recipient, release_findings
-from kubenclave.services.attestation.secrets import SecretInfo
+from kubenclave.services.attestation.release.rules import recipient, release_findings
+from kubenclave.services.attestation.release.secrets import SecretInfo
+from kubenclave.services.attestation.transparency.entries import accepted_entry, refused_entry
+from kubenclave.services.attestation.transparency.log import MAX_ENTRY, canonical
 from kubenclave.sgx.attributes import AttributeFlags, Attributes
 from tests import evidence, judgements
 from tests.evidence import BODY, NOW

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from kubenclave.errors import PlatformError, UsageError
-from kubenclave.services.attestation.secrets import MAX_SECRET, SecretStore, load_key, make_key
+from kubenclave.services.attestation.release.secrets import MAX_SECRET, SecretStore, load_key, make_key
 from kubenclave.services.database import Database
 from tests.evidence import NOW
 

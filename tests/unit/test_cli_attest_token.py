@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from kubenclave.cli import main
 from kubenclave.services.attestation.issue import TokenDialect, TokenIssuer
-from kubenclave.services.attestation.keys import Algorithm, KeyRing, KeySettings
+from kubenclave.services.attestation.keys.store import Algorithm, KeyRing, KeySettings
 from kubenclave.services.database import Database
 from tests import evidence
 from tests.judgements import judgement

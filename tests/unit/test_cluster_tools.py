@@ -86,7 +86,7 @@ def test_every_pinned_tool_has_a_version_and_commands(name: str):
 def test_packages_whose_program_is_missing_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(build, "PROGRAMS", str(tmp_path))
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    for program in set(build.PACKAGES) - {"etcd", "runc"}:
+    for program in set(build.PACKAGES) - {"iptables", "runc"}:
         (tmp_path / program).touch(mode=0o755)
-    assert build.missing_packages() == ["etcd-server", "runc"]
-    assert build.install_packages() == "missing packages; install them with: sudo apt-get install etcd-server runc"
+    assert build.missing_packages() == ["runc", "iptables"]
+    assert build.install_packages() == "missing packages; install them with: sudo apt-get install runc iptables"

@@ -14,8 +14,8 @@ from kubenclave.dcap.azurepolicy.appraise import appraise
 from kubenclave.dcap.policy import Policy
 from kubenclave.errors import PolicyError
 from kubenclave.platform.simulated.tcb import PlatformTcb
-from kubenclave.services.attestation.compare import Change, Terms, diff, dry_run, verified
 from kubenclave.services.attestation.evidence_store import EvidenceLimits, EvidenceStore, StoredEvidence
+from kubenclave.services.attestation.policies.compare import Change, Terms, diff, dry_run, verified
 from kubenclave.services.database import Database
 from kubenclave.sgx.attributes import AttributeFlags, Attributes
 from tests import evidence

@@ -13,8 +13,8 @@ import pytest
 from kubenclave.dcap.azurepolicy import DEFAULT_SGX_POLICY, AzurePolicy, azure_policy_digest
 from kubenclave.dcap.policy import Policy
 from kubenclave.errors import FormatError, TrustError, UsageError
-from kubenclave.services.attestation.policies import BUILT_IN, PolicyFormat, PolicyStore, TrustModel
-from kubenclave.services.attestation.signers import thumbprint_of
+from kubenclave.services.attestation.policies.signers import thumbprint_of
+from kubenclave.services.attestation.policies.store import BUILT_IN, PolicyFormat, PolicyStore, TrustModel
 from kubenclave.services.database import Database
 from tests.evidence import MR_ENCLAVE, NOW
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from kubenclave.dcap.anchor import intel_root
 from kubenclave.errors import KubenclaveError, UnreachableError
 from kubenclave.services.attestation.evidence_store import EvidenceLimits, EvidenceStore, StoredEvidence
-from kubenclave.services.attestation.keys import Algorithm, KeyRing, KeySettings
+from kubenclave.services.attestation.keys.store import Algorithm, KeyRing, KeySettings
 from kubenclave.services.attestation.settings import Settings
 from kubenclave.services.collateral.cache import CacheSettings
 from kubenclave.services.database import Database

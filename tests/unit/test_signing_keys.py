@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from kubenclave.errors import FormatError, KubenclaveError, PlatformError, UsageError
-from kubenclave.services.attestation.keys import Algorithm, KeyRing, KeySettings, State
+from kubenclave.services.attestation.keys.store import Algorithm, KeyRing, KeySettings, State
 from kubenclave.services.database import Database
 from tests.clock import Clock
 

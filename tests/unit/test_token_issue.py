@@ -14,7 +14,7 @@ from jwt.types import Options
 from kubenclave.dcap.judgement import DataType, HeldData
 from kubenclave.errors import FormatError, KubenclaveError
 from kubenclave.services.attestation.issue import JWKS_PATHS, TokenDialect, TokenIssuer, new_jti
-from kubenclave.services.attestation.keys import Algorithm, KeyRing, KeySettings
+from kubenclave.services.attestation.keys.store import Algorithm, KeyRing, KeySettings
 from kubenclave.services.database import Database
 from tests.judgements import judgement
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from kubenclave.errors import KubenclaveError, TrustError
 from kubenclave.services.attestation.issue import TokenDialect, TokenIssuer
-from kubenclave.services.attestation.keys import Algorithm, KeyRing, KeySettings
+from kubenclave.services.attestation.keys.store import Algorithm, KeyRing, KeySettings
 from kubenclave.services.attestation.relying import Rules, parse_jwks, verify_token
 from kubenclave.services.database import Database
 from tests import evidence

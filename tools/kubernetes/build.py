@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Build the Kubernetes, containerd, Helm, kwok and Intel binaries that tests/cluster and the benchmarks run.
+"""Build the Kubernetes, etcd, containerd, Helm, kwok and Intel binaries that tests/cluster and the benchmarks run.
 
 What Debian has a package of is installed from there (as root), or named where it is missing.
 
@@ -41,6 +41,8 @@ class Tool:
     tags: tuple[str, ...] = ()
     shares: tuple[str, ...] = ()
     """Folders of the module that are copied to share/ beside bin/."""
+    program: str = ""
+    """What the one program is called, where its package has another name."""
 
     @property
     def folder(self) -> Path:
@@ -61,7 +63,7 @@ class Tool:
         """The commands of the module's `tool` lines."""
         lines = (self.folder / "go.mod").read_text().splitlines()
         words = [line.strip().removeprefix("tool ").strip() for line in lines]
-        return [word for word in words if word.startswith(self.module) and "/cmd/" in word and " " not in word]
+        return [word for word in words if word.startswith(self.module) and " " not in word]
 
     def ldflags(self) -> str:
         """Linker options: no symbols, and the version where the program looks for it."""
@@ -82,6 +84,7 @@ TOOLS = {
     for tool in (
         Tool("containerd", "github.com/containerd/containerd/v2", tags=("no_btrfs",),
              stamps=("github.com/containerd/containerd/v2/version.Version={version}",)),
+        Tool("etcd", "go.etcd.io/etcd/server/v3", program="etcd"),
         Tool("1.36", "k8s.io/kubernetes", stamps=_KUBERNETES),
         Tool("helm", "helm.sh/helm/v4", stamps=("helm.sh/helm/v4/internal/version.version={version}",)),
         Tool("intel", "github.com/intel/intel-device-plugins-for-kubernetes"),
@@ -95,7 +98,6 @@ TOOLS = {
 
 # A program of each Debian package that a cluster needs, and the package.
 PACKAGES = {
-    "etcd": "etcd-server",
     "runc": "runc",
     "host-local": "containernetworking-plugins",
     "busybox": "busybox-static",
@@ -159,7 +161,7 @@ def build(tool: Tool) -> None:
         (unfinished / "bin").mkdir(parents=True)
         environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -trimpath", "GOWORK": "off"}
         command = ["go", "build", "-ldflags", tool.ldflags(), "-tags", ",".join(tool.tags)]
-        command += ["-o", f"{unfinished / 'bin'}/", *tool.packages]
+        command += ["-o", f"{unfinished / 'bin'}/{tool.program}", *tool.packages]
         subprocess.run(command, cwd=tool.folder, env=environment, check=True)
         for share in tool.shares:
             where = subprocess.run(

@@ -27,7 +27,7 @@ from kubenclave.errors import KubenclaveError, PlatformError, UsageError
 from kubenclave.log import fault
 from kubenclave.services.attestation.app import attestation_app
 from kubenclave.services.attestation.azure.http import error_response, is_azure_path
-from kubenclave.services.attestation.keys import Algorithm, KeyRing
+from kubenclave.services.attestation.keys.store import Algorithm, KeyRing
 from kubenclave.services.attestation.provider import CachedCollateral
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.attestation.settings import Settings

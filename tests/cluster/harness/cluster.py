@@ -49,7 +49,8 @@ class Cluster:
         self.logs = folder / "logs"
         self.tool = place(TOOLS[version])
         self.version = TOOLS[version].version
-        self.control = ControlPlane(folder, self.tool / "bin", self.logs, admission=admission, gates=gates)
+        etcd = place(TOOLS["etcd"]) / "bin/etcd"
+        self.control = ControlPlane(folder, self.tool / "bin", etcd, self.logs, admission=admission, gates=gates)
         self.kubeconfig = self.control.admin
         self.by_digest: dict[str, str] = {}
         containerd = place(TOOLS["containerd"])
@@ -194,18 +195,6 @@ class Cluster:
     def start_apiserver(self) -> None:
         """Start it again and return once it is ready."""
         self.control.start_apiserver()
-
-    def stands_still(self) -> bool:
-        """Tell whether the API server's own copy of the pods follows etcd no longer: watchers see nothing then.
-
-        With Debian's etcd (3.4) that happens to a server now and then that was just started; it stays so.
-        """
-        newest = json.loads(self.kubectl("get", "--raw", "/api/v1/pods?limit=1"))["metadata"]["resourceVersion"]
-        try:
-            self.kubectl("get", "--raw", f"/api/v1/pods?resourceVersion={newest}&resourceVersionMatch=NotOlderThan")
-        except HarnessError as refusal:
-            return "Too large resource version" in str(refusal)
-        return False
 
     def report(self, namespace: str = "default") -> str:
         """What helps with a failure: pods and events of a namespace, unhappy pods in full, ends of all logs."""

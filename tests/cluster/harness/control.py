@@ -43,7 +43,14 @@ class ControlPlane:
     """A real control plane on the enclosure's bridge."""
 
     def __init__(
-        self, folder: Path, binaries: Path, logs: Path, *, admission: Sequence[str] = (), gates: Sequence[str] = ()
+        self,
+        folder: Path,
+        binaries: Path,
+        etcd: Path,
+        logs: Path,
+        *,
+        admission: Sequence[str] = (),
+        gates: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.binaries = binaries
@@ -53,7 +60,7 @@ class ControlPlane:
         self._proxy_file = folder / "proxy.json"
         self._gates = [f"--feature-gates={','.join(gates)}"] if gates else []
         logs.mkdir(parents=True, exist_ok=True)
-        self.etcd = Part("etcd", self._etcd(), logs)
+        self.etcd = Part("etcd", self._etcd(etcd), logs)
         self.apiserver = Part("kube-apiserver", self._apiserver(admission), logs)
         # Both may end themselves when they lose the API server, and a kubelet restarts its static pods.
         self.controllers = Part("kube-controller-manager", self._controllers(), logs, kept=True)
@@ -97,11 +104,11 @@ class ControlPlane:
         certificate = self.authority.issue(name, user, group)
         return self.authority.kubeconfig(self.folder / f"{name}.kubeconfig", SERVER, certificate)
 
-    def _etcd(self) -> list[str | Path]:
+    def _etcd(self, program: Path) -> list[str | Path]:
         options = ["--listen-client-urls", _ETCD, "--advertise-client-urls", _ETCD, "--log-level", "warn"]
         # One member talks to no peer, and nothing here outlives the run.
         options += ["--listen-peer-urls", "http://127.0.0.1:2380", "--unsafe-no-fsync"]
-        return ["etcd", "--data-dir", self.folder / "etcd", *options]
+        return [program, "--data-dir", self.folder / "etcd", *options]
 
     def _apiserver(self, admission: Sequence[str]) -> list[str | Path]:
         issue, authority = self.authority.issue, self.authority

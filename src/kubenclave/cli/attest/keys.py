@@ -13,7 +13,7 @@ from kubenclave.cli import evidence, kit
 from kubenclave.cli.state import ATTESTATION, opened, state_option
 
 if TYPE_CHECKING:
-    from kubenclave.services.attestation.keys import KeyRing, SigningKey
+    from kubenclave.services.attestation.keys.store import KeyRing, SigningKey
 
 _ALGORITHMS: Final = ("RS256", "ES256")
 _state_option = state_option(ATTESTATION, "State directory of the service.")
@@ -47,7 +47,7 @@ def list_keys(state: Path) -> None:
 @kit.output_option
 def rotate(state: Path, algorithm: str) -> None:
     """Make the next key. It is published at once and signs after 15 minutes, when clients have fetched it."""
-    from kubenclave.services.attestation.keys import Algorithm
+    from kubenclave.services.attestation.keys.store import Algorithm
 
     with _key_ring(state) as ring:
         _show(ring.rotate(Algorithm(algorithm)))
@@ -75,7 +75,7 @@ def revoke(kid: str, state: Path) -> None:
 
 @contextmanager
 def _key_ring(state: Path) -> "Iterator[KeyRing]":
-    from kubenclave.services.attestation.keys import KeyRing
+    from kubenclave.services.attestation.keys.store import KeyRing
     from kubenclave.services.attestation.service import DATABASE
 
     with opened(state, DATABASE) as database:

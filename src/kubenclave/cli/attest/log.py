@@ -15,7 +15,7 @@ from kubenclave.errors import FormatError, TrustError, UnreachableError, UsageEr
 
 if TYPE_CHECKING:
     from kubenclave.cli.attest.watch import Keep
-    from kubenclave.services.attestation.checkpoint import Checkpoint, LogKey
+    from kubenclave.services.attestation.transparency.checkpoint import Checkpoint, LogKey
 
 _MAX_RECEIPT: Final = 1 << 20
 _PAGE: Final = 1000
@@ -45,7 +45,7 @@ def head(remote: Remote) -> None:
 
     Take the key over only after comparing it with what the operator has published elsewhere.
     """
-    from kubenclave.services.attestation.checkpoint import LogKey, open_checkpoint
+    from kubenclave.services.attestation.transparency.checkpoint import LogKey, open_checkpoint
 
     said = _object(remote.get("/v1/log/head"), "key", "note")
     checkpoint = open_checkpoint(said["note"], LogKey.parse(said["key"]))
@@ -91,7 +91,7 @@ def verify(receipt: str, key_text: str) -> None:
     """
     from kubenclave.cli.attest.watch import read_entry
     from kubenclave.dcap.collateral import load_json
-    from kubenclave.services.attestation.checkpoint import InclusionReceipt
+    from kubenclave.services.attestation.transparency.checkpoint import InclusionReceipt
 
     document = load_json(kit.read_input(receipt, what="receipt", limit=_MAX_RECEIPT), "receipt")
     if isinstance(document, dict) and isinstance(document.get("receipt"), dict):
@@ -120,7 +120,7 @@ def prove(*, token: str, remote: Remote, key_text: str, out: str | None) -> None
     from kubenclave.cli.attest.watch import read_entry
     from kubenclave.dcap import merkle
     from kubenclave.dcap.token.compact import CompactToken
-    from kubenclave.services.attestation.checkpoint import InclusionReceipt, open_checkpoint
+    from kubenclave.services.attestation.transparency.checkpoint import InclusionReceipt, open_checkpoint
 
     index, leaf, jti = _named(CompactToken.parse(kit.read_input(token, what="token")).claims)
     key = _key(key_text)
@@ -216,7 +216,7 @@ def monitor(*, remote: Remote, key_text: str, memory: Path, entries_path: Path |
 
 def _key(text: str) -> "LogKey":
     """Return a key that stands in the option itself, or in the file that it names."""
-    from kubenclave.services.attestation.checkpoint import LogKey
+    from kubenclave.services.attestation.transparency.checkpoint import LogKey
 
     if "+" not in text:
         text = kit.read_input(text, what="key", limit=_MAX_RECEIPT).decode("utf-8", "replace")

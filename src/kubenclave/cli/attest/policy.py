@@ -78,7 +78,7 @@ def set_policy(
     expected_version: int | None,
 ) -> None:
     """Put the policy in FILE (- for stdin) in force. It takes the role policy-admin."""
-    from kubenclave.services.attestation.policies import PolicyFormat, read_policy
+    from kubenclave.services.attestation.policies.store import PolicyFormat, read_policy
 
     text = kit.read_input(file, what="policy").decode("utf-8", "replace")
     language = load.form_of(file, form)

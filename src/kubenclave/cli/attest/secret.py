@@ -21,7 +21,7 @@ from kubenclave.cli.state import opened, state_option
 from kubenclave.errors import UsageError
 
 if TYPE_CHECKING:
-    from kubenclave.services.attestation.secrets import SecretStore
+    from kubenclave.services.attestation.release.secrets import SecretStore
     from kubenclave.services.database import Database
 
 _MAX_SECRET: Final = 64 << 10
@@ -61,7 +61,7 @@ def command() -> None:
 @kit.output_option
 def keygen(file: Path) -> None:
     """Make the key that seals secrets, in a new FILE of mode 0600. Who loses it loses the secrets."""
-    from kubenclave.services.attestation.secrets import make_key
+    from kubenclave.services.attestation.release.secrets import make_key
 
     make_key(file)
     kit.emit({"file": str(file)}, f"key in {kit.printable(str(file))}")
@@ -181,7 +181,7 @@ def get(
 @contextlib.contextmanager
 def _secrets(state: Path | None, key_file: Path | None) -> "Iterator[tuple[Database, SecretStore]]":
     """Open the secrets of a service that has run; none is begun from here."""
-    from kubenclave.services.attestation.secrets import SecretStore, load_key
+    from kubenclave.services.attestation.release.secrets import SecretStore, load_key
     from kubenclave.services.attestation.service import DATABASE, is_simulated
 
     assert state is not None
@@ -191,8 +191,8 @@ def _secrets(state: Path | None, key_file: Path | None) -> "Iterator[tuple[Datab
 
 
 def _policy(database: "Database", tee_type: str, version: int | None) -> bytes:
-    from kubenclave.services.attestation.policies import PolicyStore
-    from kubenclave.services.attestation.release import policy_for
+    from kubenclave.services.attestation.policies.store import PolicyStore
+    from kubenclave.services.attestation.release.rules import policy_for
 
     return policy_for(PolicyStore(database, _now).current(tee_type), version).digest
 

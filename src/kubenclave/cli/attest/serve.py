@@ -181,8 +181,8 @@ class _Service:
 
 
 def _settings(state: Path, issuer: str, trust: Trust, given: dict[str, Any]) -> "Settings":
+    from kubenclave.services.attestation.keys.signing import Algorithm
     from kubenclave.services.attestation.settings import Settings
-    from kubenclave.services.attestation.signing import Algorithm
 
     keys = {Algorithm(algorithm): path for algorithm, path in given.pop("signing_keys")}
     lifetime: dt.timedelta = given["token_lifetime"]

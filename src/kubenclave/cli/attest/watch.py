@@ -11,7 +11,7 @@ from typing import Any, Self
 from kubenclave.dcap.collateral import load_json
 from kubenclave.dcap.merkle import Frontier, leaf_hash
 from kubenclave.errors import FormatError, TrustError, UsageError
-from kubenclave.services.attestation.checkpoint import Checkpoint, LogKey, open_checkpoint
+from kubenclave.services.attestation.transparency.checkpoint import Checkpoint, LogKey, open_checkpoint
 
 Fetch = Callable[[int, int], Sequence[str]]
 """(first, end) to entries from the first on, as many as the service likes."""

@@ -14,8 +14,8 @@ from kubenclave.cli.state import opened
 from kubenclave.errors import UsageError
 
 if TYPE_CHECKING:
-    from kubenclave.services.attestation.compare import Difference
     from kubenclave.services.attestation.evidence_store import StoredEvidence
+    from kubenclave.services.attestation.policies.compare import Difference
 
 _OTHER_ROOT: Final = "pck.untrusted-root"
 _SHOWN: Final = 20  # pieces in text; JSON has all
@@ -77,7 +77,7 @@ def command(
 
     Kept evidence is judged as of the time it was judged first. Exit code 0 when nothing changes, 1 when something does.
     """
-    from kubenclave.services.attestation.compare import Change, Terms, diff
+    from kubenclave.services.attestation.policies.compare import Change, Terms, diff
 
     policies = load.load(first, None), load.load(second, None)
     if (state is None) == (quote_path is None) or (quote_path is None) != (collateral_path is None):
@@ -118,7 +118,7 @@ def _kept(state: Path, count: int) -> "list[StoredEvidence]":
 
 
 def _text(difference: "Difference") -> str:
-    from kubenclave.services.attestation.compare import Change
+    from kubenclave.services.attestation.policies.compare import Change
 
     document = difference.as_dict()
     rows = [("evidence", str(document["evidence"]))]

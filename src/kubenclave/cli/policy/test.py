@@ -96,8 +96,8 @@ def _try_typed(policy: "Policy", given: evidence.Evidence, at: dt.datetime, repo
 def _try_azure(policy: "AzurePolicy", given: evidence.Evidence, at: dt.datetime) -> None:
     from kubenclave.cli.show import verdict as shown
     from kubenclave.dcap.azurepolicy.appraise import try_on
-    from kubenclave.services.attestation.compare import Terms, verified
     from kubenclave.services.attestation.evidence_store import StoredEvidence
+    from kubenclave.services.attestation.policies.compare import Terms, verified
 
     piece = StoredEvidence(
         tee_type=load.AZURE, quote=given.quote, pck_chain=given.pck_chain, collateral=given.collateral, at=at

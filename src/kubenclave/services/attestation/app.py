@@ -15,13 +15,13 @@ from kubenclave.errors import KubenclaveError, PlatformError, UsageError
 from kubenclave.log import fault
 from kubenclave.services.attestation.azure.http import error_response, is_azure_path
 from kubenclave.services.attestation.azure.routes import azure_routes
-from kubenclave.services.attestation.key_routes import key_routes
-from kubenclave.services.attestation.log_routes import log_routes
+from kubenclave.services.attestation.keys.routes import key_routes
 from kubenclave.services.attestation.native import native_routes
 from kubenclave.services.attestation.openapi import openapi_route
-from kubenclave.services.attestation.policy_routes import policy_routes
-from kubenclave.services.attestation.release_routes import release_routes
+from kubenclave.services.attestation.policies.routes import policy_routes
+from kubenclave.services.attestation.release.routes import release_routes
 from kubenclave.services.attestation.service import AttestationService
+from kubenclave.services.attestation.transparency.routes import log_routes
 from kubenclave.services.web import problems
 
 _log = structlog.get_logger()

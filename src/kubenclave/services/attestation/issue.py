@@ -15,7 +15,7 @@ from kubenclave.dcap.token.common import NAMESPACE, LogReceipt
 from kubenclave.dcap.token.ear import Dialect as EarDialect
 from kubenclave.dcap.token.ear import ear_claims
 from kubenclave.errors import FormatError, UsageError
-from kubenclave.services.attestation.keys import Algorithm, KeyRing
+from kubenclave.services.attestation.keys.store import Algorithm, KeyRing
 
 LIFETIME: Final = dt.timedelta(hours=8)
 JWKS_PATHS: Final = {Algorithm.RS256: "/certs", Algorithm.ES256: "/v1/certs"}

@@ -25,7 +25,7 @@ from kubenclave.dcap.verdict import QuoteVerdict, verify_quote
 from kubenclave.errors import FormatError, KubenclaveError, TrustError, UnreachableError
 from kubenclave.services.attestation.challenges import Challenges
 from kubenclave.services.attestation.evidence import Evidence
-from kubenclave.services.attestation.policies import StoredPolicy
+from kubenclave.services.attestation.policies.store import StoredPolicy
 from kubenclave.services.attestation.provider import CollateralProvider
 from kubenclave.services.attestation.settings import Settings
 from kubenclave.services.web.limits import waiting

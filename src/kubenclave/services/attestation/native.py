@@ -18,8 +18,8 @@ from kubenclave.dcap.judgement import Freshness, Judgement
 from kubenclave.errors import KubenclaveError, UsageError
 from kubenclave.services.attestation.evidence import Evidence
 from kubenclave.services.attestation.issue import TokenDialect
-from kubenclave.services.attestation.keys import Algorithm
-from kubenclave.services.attestation.policies import StoredPolicy
+from kubenclave.services.attestation.keys.store import Algorithm
+from kubenclave.services.attestation.policies.store import StoredPolicy
 from kubenclave.services.attestation.requests import (
     MAX_BODY,
     AttestRequest,

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
-from kubenclave.services.attestation.policies import TEE_TYPES
-from kubenclave.services.attestation.policy_routes import (
+from kubenclave.services.attestation.policies.routes import (
     DiffRequest,
     DryRunRequest,
     ResetPolicyRequest,
     SetPolicyRequest,
 )
-from kubenclave.services.attestation.release_routes import ReleaseRequest, SecretRequest
+from kubenclave.services.attestation.policies.store import TEE_TYPES
+from kubenclave.services.attestation.release.routes import ReleaseRequest, SecretRequest
 from kubenclave.services.attestation.requests import AttestRequest, BatchRequest, VerifyRequest
 from kubenclave.services.web.credentials import Role
 from kubenclave.services.web.openapi import (

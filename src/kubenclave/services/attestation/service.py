@@ -16,19 +16,19 @@ from kubenclave.dcap.collateral import Collateral
 from kubenclave.dcap.judgement import HeldData, Judgement
 from kubenclave.dcap.verify import Verified
 from kubenclave.errors import KubenclaveError, PolicyError, UsageError
-from kubenclave.services.attestation.archive import CollateralArchive
 from kubenclave.services.attestation.challenges import Challenges
-from kubenclave.services.attestation.entries import accepted_entry, refused_entry
 from kubenclave.services.attestation.evidence import Evidence
 from kubenclave.services.attestation.evidence_store import EvidenceLimits, EvidenceStore, StoredEvidence
 from kubenclave.services.attestation.issue import TokenDialect, TokenIssuer, new_jti
 from kubenclave.services.attestation.judge import Judge
-from kubenclave.services.attestation.keys import KeyRing, KeySettings
-from kubenclave.services.attestation.log import Receipt, VerdictLog
-from kubenclave.services.attestation.policies import PolicyStore, StoredPolicy, TrustModel
+from kubenclave.services.attestation.keys.store import KeyRing, KeySettings
+from kubenclave.services.attestation.policies.store import PolicyStore, StoredPolicy, TrustModel
 from kubenclave.services.attestation.provider import CollateralProvider
-from kubenclave.services.attestation.secrets import SecretStore, load_key
+from kubenclave.services.attestation.release.secrets import SecretStore, load_key
 from kubenclave.services.attestation.settings import Settings
+from kubenclave.services.attestation.transparency.archive import CollateralArchive
+from kubenclave.services.attestation.transparency.entries import accepted_entry, refused_entry
+from kubenclave.services.attestation.transparency.log import Receipt, VerdictLog
 from kubenclave.services.database import Database
 from kubenclave.services.web.credentials import Credentials, Role
 from kubenclave.services.web.guard import Guard

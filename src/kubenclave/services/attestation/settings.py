@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from kubenclave.dcap.anchor import TrustAnchor, intel_root
 from kubenclave.errors import UsageError
-from kubenclave.services.attestation.keys import Algorithm
+from kubenclave.services.attestation.keys.store import Algorithm
 
 SIMULATED: Final = "simulated"
 _MAX_ISSUER: Final = 240  # Gramine's client has 256 bytes for the whole URL

@@ -11,7 +11,7 @@ from kubenclave.errors import TrustError
 from kubenclave.services.attestation.azure.http import check_version, read_json, signed_response
 from kubenclave.services.attestation.azure.signed import Opened, Signer, open_token, read_certificate
 from kubenclave.services.attestation.azure.writers import Writers
-from kubenclave.services.attestation.policies import TrustModel
+from kubenclave.services.attestation.policies.store import TrustModel
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web.credentials import Role
 from kubenclave.wire import maa

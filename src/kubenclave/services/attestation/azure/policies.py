@@ -13,7 +13,7 @@ from kubenclave.errors import FormatError
 from kubenclave.services.attestation.azure.http import check_version, read_text, signed_response
 from kubenclave.services.attestation.azure.signed import Opened, open_token
 from kubenclave.services.attestation.azure.writers import Writers
-from kubenclave.services.attestation.policies import MAX_SIZE, PolicyFormat, StoredPolicy
+from kubenclave.services.attestation.policies.store import MAX_SIZE, PolicyFormat, StoredPolicy
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web.credentials import Role
 from kubenclave.wire import maa

@@ -20,8 +20,8 @@ from kubenclave.services.attestation.azure.policies import Policies, draft_polic
 from kubenclave.services.attestation.azure.writers import Writers
 from kubenclave.services.attestation.evidence import Evidence
 from kubenclave.services.attestation.issue import TokenDialect
-from kubenclave.services.attestation.keys import Algorithm
-from kubenclave.services.attestation.policies import StoredPolicy
+from kubenclave.services.attestation.keys.store import Algorithm
+from kubenclave.services.attestation.policies.store import StoredPolicy
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web.credentials import Role
 from kubenclave.sgx.quote import QuoteHeader, TeeType

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kubenclave.dcap import merkle
 from kubenclave.errors import PlatformError, UsageError
-from kubenclave.services.attestation.checkpoint import Checkpoint, InclusionReceipt, LogKey
-from kubenclave.services.attestation.tiles import Tile, bundle
+from kubenclave.services.attestation.transparency.checkpoint import Checkpoint, InclusionReceipt, LogKey
+from kubenclave.services.attestation.transparency.tiles import Tile, bundle
 from kubenclave.services.batches import Batches
 from kubenclave.services.database import Database
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kubenclave.errors import FormatError, UsageError
-from kubenclave.services.attestation.jwk import PRIVATE, REQUIRED, thumbprint
+from kubenclave.services.attestation.keys.jwk import PRIVATE, REQUIRED, thumbprint
 from kubenclave.services.database import Database
 
 MIGRATIONS: Final = (

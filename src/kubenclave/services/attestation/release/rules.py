@@ -19,11 +19,11 @@ from kubenclave.dcap.judgement import Freshness, Judgement
 from kubenclave.dcap.relaxations import is_privileged
 from kubenclave.dcap.tcb import TcbStatus
 from kubenclave.errors import Finding, FormatError, PolicyError, UsageError
-from kubenclave.services.attestation.entries import accepted_entry, refused_entry
-from kubenclave.services.attestation.jwk import PRIVATE
-from kubenclave.services.attestation.log import Receipt, VerdictLog
-from kubenclave.services.attestation.policies import StoredPolicy
-from kubenclave.services.attestation.secrets import SecretInfo, SecretStore
+from kubenclave.services.attestation.keys.jwk import PRIVATE
+from kubenclave.services.attestation.policies.store import StoredPolicy
+from kubenclave.services.attestation.release.secrets import SecretInfo, SecretStore
+from kubenclave.services.attestation.transparency.entries import accepted_entry, refused_entry
+from kubenclave.services.attestation.transparency.log import Receipt, VerdictLog
 from kubenclave.sgx.quote import TeeType
 
 ENCRYPTION: Final = "A256GCM"

@@ -16,10 +16,10 @@ from kubenclave.errors import UsageError
 from kubenclave.services.attestation.evidence import MAX_NONCE
 from kubenclave.services.attestation.issue import new_jti
 from kubenclave.services.attestation.native import answer
-from kubenclave.services.attestation.policies import StoredPolicy
-from kubenclave.services.attestation.release import Released, policy_for, release
+from kubenclave.services.attestation.policies.store import StoredPolicy
+from kubenclave.services.attestation.release.rules import Released, policy_for, release
+from kubenclave.services.attestation.release.secrets import MAX_SECRET
 from kubenclave.services.attestation.requests import MAX_VERSION, EvidenceRequest, decode, evidence_of, read
-from kubenclave.services.attestation.secrets import MAX_SECRET
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web.credentials import Role
 

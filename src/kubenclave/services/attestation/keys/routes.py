@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kubenclave.errors import UsageError
-from kubenclave.services.attestation.keys import Algorithm, SigningKey, State
+from kubenclave.services.attestation.keys.store import Algorithm, SigningKey, State
 from kubenclave.services.attestation.native import answer
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web.credentials import Role

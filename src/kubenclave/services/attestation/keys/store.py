@@ -19,9 +19,9 @@ import structlog
 from joserfc.jwk import ECKey, RSAKey
 
 from kubenclave.errors import PlatformError, UsageError
-from kubenclave.services.attestation import keyfiles
-from kubenclave.services.attestation.certificates import PrivateKey, issuer_certificate
-from kubenclave.services.attestation.signing import Algorithm, KeySettings, SigningKey, State
+from kubenclave.services.attestation.keys import keyfiles
+from kubenclave.services.attestation.keys.certificates import PrivateKey, issuer_certificate
+from kubenclave.services.attestation.keys.signing import Algorithm, KeySettings, SigningKey, State
 from kubenclave.services.database import Database
 
 __all__ = ["Algorithm", "KeyRing", "KeySettings", "SigningKey", "State"]

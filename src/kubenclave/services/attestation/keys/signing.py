@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a signing key is, and how long each is seen; ``keys`` keeps them."""
+"""What a signing key is, and how long each is seen; ``store`` keeps them."""
 
 import base64
 import datetime as dt
@@ -15,7 +15,7 @@ from joserfc import jws
 from joserfc.jwk import ECKey, RSAKey
 
 from kubenclave.dcap.describe import zulu
-from kubenclave.services.attestation import keyfiles
+from kubenclave.services.attestation.keys import keyfiles
 
 _SKEW: Final = dt.timedelta(minutes=5)
 _CACHE: Final = dt.timedelta(hours=1)  # jose keeps a key set for 10 minutes, PyJWT for 5

@@ -21,7 +21,7 @@ from kubenclave.dcap.describe import zulu
 from kubenclave.dcap.judgement import PolicyReference
 from kubenclave.dcap.policy import Policy
 from kubenclave.errors import FormatError, TrustError, UsageError
-from kubenclave.services.attestation.signers import Signers
+from kubenclave.services.attestation.policies.signers import Signers
 from kubenclave.services.database import Database
 
 TEE_TYPES: Final = tuple(DEFAULT_POLICIES)

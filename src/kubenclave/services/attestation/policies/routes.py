@@ -19,9 +19,9 @@ from starlette.routing import Route
 from kubenclave.dcap.azurepolicy import AzurePolicy
 from kubenclave.dcap.policy import Policy
 from kubenclave.errors import FormatError, TrustError
-from kubenclave.services.attestation.compare import Terms, diff, dry_run
 from kubenclave.services.attestation.native import answer
-from kubenclave.services.attestation.policies import MAX_SIZE, PolicyFormat, StoredPolicy, read_policy
+from kubenclave.services.attestation.policies.compare import Terms, diff, dry_run
+from kubenclave.services.attestation.policies.store import MAX_SIZE, PolicyFormat, StoredPolicy, read_policy
 from kubenclave.services.attestation.requests import MAX_VERSION, read
 from kubenclave.services.attestation.service import AttestationService
 from kubenclave.services.web.credentials import Role

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from joserfc.jwk import ECKey, RSAKey
 
 from kubenclave.errors import FormatError, PlatformError
-from kubenclave.services.attestation import jwk
-from kubenclave.services.attestation.certificates import PrivateKey
+from kubenclave.services.attestation.keys import jwk
+from kubenclave.services.attestation.keys.certificates import PrivateKey
 
 RS256: Final = "RS256"
 ES256: Final = "ES256"

@@ -15,10 +15,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kubenclave.errors import FormatError
-from kubenclave.services.attestation.log import MAX_PAGE
 from kubenclave.services.attestation.native import answer
 from kubenclave.services.attestation.service import AttestationService
-from kubenclave.services.attestation.tiles import Tile
+from kubenclave.services.attestation.transparency.log import MAX_PAGE
+from kubenclave.services.attestation.transparency.tiles import Tile
 from kubenclave.services.web.credentials import Role
 
 _NUMBER: Final = re.compile(r"[0-9]{1,15}", re.ASCII)

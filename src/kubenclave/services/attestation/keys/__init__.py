@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signing keys: made, read, kept, rolled over, shown."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Key release: secrets for enclaves that meet their policy."""
