@@ -34,6 +34,7 @@ NO_CODES = {
     "sgx.enclave_size",
     "sgx.max_threads",
     "token.jwt",
+    "uvicorn.error",
     "variables.canonical",
 }
 
