@@ -61,6 +61,8 @@ VARIATIONS: dict[str, Object] = {
             "issuer": "https://attest.example",
             "tls": {"secretName": "attest-tls", "clientCaSecretName": "clients"},
             "credentialsSecretName": "tokens",
+            "signingKeys": {"rs256SecretName": "rsa", "es256SecretName": "ec"},
+            "secretsKeySecretName": "sealing",
             "withCollateral": False,
             "workers": 2,
             "rate": 10,

@@ -6,6 +6,8 @@ import json
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from tests.chart import NAMESPACE
 from tests.cluster import release
@@ -16,17 +18,26 @@ from tests.cluster.workloads import RESTRICTED, confidential, quote, restricted
 KEPT = {"enabled": False}
 VALUES = {
     **SIMULATED,
-    "attestation": {"enabled": True, "open": True, "workers": 2, "persistence": KEPT},
+    "attestation": {
+        "enabled": True,
+        "open": True,
+        "workers": 2,
+        "persistence": KEPT,
+        "signingKeys": {"rs256SecretName": "signing"},
+        "secretsKeySecretName": "sealing",
+    },
     "collateral": {"enabled": True, "persistence": KEPT},
 }
+SIGNING = rsa.generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 URL = f"http://kubenclave-attestation.{NAMESPACE}.svc:8443"
 ISSUER = f"{URL}/simulated"
 
 # Runs in the pod: one request to the service, its answer on stdout.
 ASK = """
 import json, sys, urllib.error, urllib.request
-method, url, body = sys.argv[1:]
-asked = urllib.request.Request(url, body.encode() or None, {"Content-Type": "application/json"}, method=method)
+method, url, body, token = sys.argv[1:]
+headers = {"Content-Type": "application/json"} | ({"Authorization": "Bearer " + token} if token else {})
+asked = urllib.request.Request(url, body.encode() or None, headers, method=method)
 try:
     with urllib.request.urlopen(asked, timeout=30) as answer:
         print(json.dumps([answer.status, answer.read().decode()]))
@@ -37,8 +48,10 @@ except urllib.error.HTTPError as error:
 
 @pytest.fixture(scope="module", autouse=True)
 def addon(cluster):
-    """The add-on with the service, and a pod that is ready to have enclaves quoted and attested."""
+    """The add-on with the service and keys of the site's own, and a pod that is ready to have enclaves attested."""
     release.pool(cluster, "sgx-1")
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    cluster.apply(secret("signing", "rs256.pem", SIGNING.decode()), secret("sealing", "secrets.key", "5a" * 32))
     with release.installed(cluster, VALUES):
         restricted(cluster)
         cluster.apply(confidential("workload", {EPC: "16Mi"}), RESTRICTED)
@@ -47,8 +60,13 @@ def addon(cluster):
         cluster.delete("namespace", RESTRICTED)
 
 
-def ask(cluster, method, url, body=""):
-    told = cluster.exec("workload", "python", "-c", ASK, method, url, body, namespace=RESTRICTED)
+def secret(name, key, value):
+    metadata = {"name": name, "namespace": NAMESPACE}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {key: value}}
+
+
+def ask(cluster, method, url, body="", token=""):
+    told = cluster.exec("workload", "python", "-c", ASK, method, url, body, token, namespace=RESTRICTED)
     status, text = json.loads(told)
     return status, json.loads(text) if text.startswith(("{", "[")) else text
 
@@ -71,6 +89,17 @@ def test_a_pod_is_attested_in_its_cluster_to_a_token_that_others_verify(cluster)
     claims = jwt.decode(answer["token"], key, algorithms=["RS256"], issuer=ISSUER)
     assert claims["x-ms-attestation-type"] == "sgx"
     assert claims["x-ms-sgx-report-data"].startswith("c0ffee")
+
+
+def test_the_service_signs_with_the_key_of_a_secret_and_seals_with_another(cluster):
+    ours = load_pem_private_key(SIGNING, None).public_key()
+    shown = jwt.PyJWKSet.from_dict(ask(cluster, "GET", f"{ISSUER}/certs")[1])
+    assert ours in [each.key for each in shown.keys]
+    make = "kubenclave attest credential create ops --role release-admin --state /state/attestation --output json"
+    (pod,) = cluster.items("pods", NAMESPACE, "app.kubernetes.io/component=attestation")
+    token = json.loads(cluster.exec(pod["metadata"]["name"], *make.split(), namespace=NAMESPACE))["token"]
+    asked = ("GET", f"{ISSUER}/v1/secrets", "", token)
+    assert ask(cluster, *asked) == (200, {"secrets": []})
 
 
 def test_a_quote_that_was_changed_gets_no_token(cluster):

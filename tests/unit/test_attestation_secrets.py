@@ -92,7 +92,7 @@ def test_a_key_file_is_made_once_and_read_back(tmp_path):
     assert refusal(PlatformError, lambda: make_key(tmp_path / "none" / "x")) == "secret.key-file"
 
 
-@pytest.mark.parametrize("mode", [0o400, 0o600, 0o440, 0o640])
+@pytest.mark.parametrize("mode", [0o400, 0o600])
 def test_a_tight_key_file_is_read(tmp_path, mode):
     path = tmp_path / "secrets.key"
     make_key(path)
@@ -100,7 +100,7 @@ def test_a_tight_key_file_is_read(tmp_path, mode):
     assert load_key(path)
 
 
-@pytest.mark.parametrize("mode", [0o604, 0o644, 0o660, 0o602, 0o601])
+@pytest.mark.parametrize("mode", [0o604, 0o640, 0o660, 0o602, 0o601])
 def test_a_key_file_that_others_may_use_is_refused(tmp_path, mode):
     path = tmp_path / "secrets.key"
     make_key(path)

@@ -354,8 +354,14 @@ def test_a_service_with_tls_speaks_no_plain_http_and_finds_its_secrets():
     assert {"--tls-cert=/tls/tls.crt", "--client-ca=/client-ca/ca.crt", "--token-needed"} <= set(arguments(pod))
     assert {"--credentials=/credentials/credentials.json", "--keep-evidence=100", "--rate=10"} <= set(arguments(pod))
     assert not {"--dangerously-plain-http", "--with-collateral", "--open"} & set(arguments(pod))
+    assert {"--signing-key=RS256=/keys/rs256.pem", "--signing-key=ES256=/keys/es256.pem"} <= set(arguments(pod))
+    assert "--secrets-key=/secrets-key/secrets.key" in arguments(pod)
     secrets = {each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
-    assert secrets == {"attest-tls", "clients", "tokens"}
+    assert secrets == {"attest-tls", "clients", "tokens", "sealing"}
+    (keys,) = [each["projected"] for each in pod["volumes"] if "projected" in each]
+    assert {each["secret"]["name"] for each in keys["sources"]} == {"rsa", "ec"}
+    mounted = {each["name"] for each in pod["containers"][0]["volumeMounts"]}
+    assert mounted == {each["name"] for each in pod["volumes"]}
     assert arguments(service_pod("services", "collateral"))[-2:] == [
         "--source=pccs=https://pccs.example:8081",
         "--source=intel",

@@ -68,7 +68,7 @@ class _SigningKey(click.ParamType[tuple[str, Path]]):
     type=_SigningKey(),
     multiple=True,
     metavar="ALGORITHM=FILE",
-    help="RS256=FILE or ES256=FILE: private key, PEM, of mode 0600 (default: keys made in the database).",
+    help="RS256=FILE or ES256=FILE: private key in PEM that nobody else can read (default: keys made in the database).",
 )
 @click.option("--challenge-lifetime", type=Duration(), default="5m", show_default=True, help="Life of a challenge.")
 @click.option("--keep-evidence", type=click.IntRange(min=0), default=0, help="Evidence kept for dry runs of policies.")

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from joserfc.jwk import ECKey, RSAKey
 
 from kubenclave.errors import FormatError, PlatformError
+from kubenclave.services import keyfile
 from kubenclave.services.attestation.keys import jwk
 from kubenclave.services.attestation.keys.certificates import PrivateKey
 
@@ -61,7 +62,7 @@ def read(path: Path, algorithm: str) -> PrivateKey:
         raise missing(path, error.strerror or str(error)) from error
     try:
         status = os.fstat(descriptor)  # of what was opened, not of what has the name by now
-        if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077 or status.st_uid not in {os.geteuid(), 0}:
+        if not keyfile.is_private(status):
             raise _exposed(path, status)
         key = parse(os.read(descriptor, _LARGEST + 1))
     finally:
@@ -85,7 +86,7 @@ def _exposed(path: Path, status: os.stat_result) -> PlatformError:
         "others can read or replace the file of a signing key",
         code="signing-key.exposed",
         field=str(path),
-        expected="a file with mode 0600 or 0400, owned by the service's user or root",
+        expected=keyfile.EXPECTED,
         found=f"{stat.filemode(status.st_mode)}, owner {status.st_uid}",
         hint=f"chown it to the service's user and chmod 0400 {path}; make a new key if others could read it",
     )

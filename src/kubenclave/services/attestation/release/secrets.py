@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kubenclave.dcap.describe import zulu
 from kubenclave.errors import PlatformError, UsageError
+from kubenclave.services import keyfile
 from kubenclave.services.database import Database
 
 MIGRATIONS: Final = (
@@ -43,7 +44,6 @@ MAX_SECRET: Final = 64 << 10
 _KEY: Final = 32
 _NONCE: Final = 12
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
-_TOO_OPEN: Final = 0o037  # a mounted Kubernetes Secret is read through its group, so that much is let through
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,15 +199,16 @@ def load_key(path: Path) -> bytes:
     """Read the key for secrets. Raises PlatformError ``secret.key-file``: not there, too open, or no key."""
     try:
         with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            status = os.fstat(file.fileno())
             text = file.read(_KEY * 2 + 2)
         key = bytes.fromhex(text.decode("ascii").strip())
     except OSError as error:
         raise _bad_key_file(path, error.strerror or str(error)) from None
     except ValueError:
         raise _bad_key_file(path, "something else") from None
-    if mode & _TOO_OPEN:
-        raise _bad_key_file(path, f"mode {mode:04o}", "a file that others cannot read, and the group cannot write")
+    if not keyfile.is_private(status):
+        found = f"{stat.filemode(status.st_mode)}, owner {status.st_uid}"
+        raise _bad_key_file(path, found, keyfile.EXPECTED)
     if len(key) != _KEY:
         raise _bad_key_file(path, f"{len(key)} bytes")
     return key
