@@ -70,7 +70,9 @@ VARIATIONS: dict[str, Object] = {
         },
         "collateral": {
             "enabled": True,
-            "sources": ["pccs=https://pccs.example:8081", "intel"],
+            "sources": ["pccs=https://pccs.example:8081", "intel", "dir=/offline"],
+            "extraVolumes": [{"name": "offline", "configMap": {"name": "collateral"}}],
+            "extraVolumeMounts": [{"name": "offline", "mountPath": "/offline"}],
             "credentialsSecretName": "tokens",
             "tls": {"dangerouslyPlainHttp": True},
         },

@@ -362,10 +362,13 @@ def test_a_service_with_tls_speaks_no_plain_http_and_finds_its_secrets():
     assert {each["secret"]["name"] for each in keys["sources"]} == {"rsa", "ec"}
     mounted = {each["name"] for each in pod["containers"][0]["volumeMounts"]}
     assert mounted == {each["name"] for each in pod["volumes"]}
-    assert arguments(service_pod("services", "collateral"))[-2:] == [
-        "--source=pccs=https://pccs.example:8081",
-        "--source=intel",
-    ]
+
+
+def test_sources_of_collateral_are_asked_in_order_and_folders_can_be_mounted():
+    pod = service_pod("services", "collateral")
+    assert arguments(pod)[-3:] == ["--source=pccs=https://pccs.example:8081", "--source=intel", "--source=dir=/offline"]
+    assert {"name": "offline", "configMap": {"name": "collateral"}} in pod["volumes"]
+    assert {"name": "offline", "mountPath": "/offline"} in pod["containers"][0]["volumeMounts"]
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -59,6 +59,9 @@
 {{- if (index . 0).Values.simulated.enabled }}
 - {name: simulated, mountPath: /simulated, readOnly: true}
 {{- end }}
+{{- with $own.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{/* Volumes for these: (list $ .Values.COMPONENT). The issuer fills its ConfigMap when it has made its root. */}}
@@ -83,5 +86,8 @@
     items:  # named, so that the pod waits until they are there
       - {key: root.pem, path: root.pem}
       - {key: collateral.json, path: collateral.json}
+{{- end }}
+{{- with $own.extraVolumes }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}
