@@ -51,7 +51,8 @@ def addon(cluster):
     """The add-on with the service and keys of the site's own, and a pod that is ready to have enclaves attested."""
     release.pool(cluster, "sgx-1")
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-    cluster.apply(secret("signing", "rs256.pem", SIGNING.decode()), secret("sealing", "secrets.key", "5a" * 32))
+    cluster.apply(secret("signing", "rs256.pem", SIGNING.decode()), NAMESPACE)
+    cluster.apply(secret("sealing", "secrets.key", "5a" * 32), NAMESPACE)
     with release.installed(cluster, VALUES):
         restricted(cluster)
         cluster.apply(confidential("workload", {EPC: "16Mi"}), RESTRICTED)
