@@ -143,6 +143,7 @@ def test_the_workers_errors_reach_the_client_and_the_metrics(running, error):
 
 
 def test_an_error_reply_carries_nothing_else(path):
+    assert error_of(path, READY) == 0  # who was told nothing yet is told 42 first
     answer = exchange(path, aesm.encode_request(aesm.GetQuote(report(), KEY_ID, 1)))
     assert answer == frame("05000000 8a0102 0803")
 
