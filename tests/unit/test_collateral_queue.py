@@ -149,3 +149,7 @@ def test_manifests_have_a_bound_of_their_own_for_they_are_large(queue: PlatformQ
     assert (caught.value.code, caught.value.found) == ("registration.full", "1 platforms with a manifest")
     queue.add(PLATFORM)
     assert len(queue.waiting(QueueState.NEW)) == 2
+    monkeypatch.setattr(module, "WITH_MANIFEST", 9)
+    monkeypatch.setattr(module, "CAPACITY", 2)
+    with pytest.raises(PlatformError, match="full"):
+        queue.add(Platform.from_json({**large, "qe_id": "03"}))

@@ -164,17 +164,20 @@ class PlatformQueue:
 
 
 def _check_room(connection: sqlite3.Connection, platform: Platform) -> None:
-    count, most = "SELECT count(*) FROM platforms_registered", CAPACITY
+    """Raise PlatformError ``registration.full`` when one more does not fit."""
+    every = "SELECT count(*) FROM platforms_registered"
+    bounds = [(every, CAPACITY, "platforms")]
     if platform.manifest:
-        count, most = f"{count} WHERE platform_manifest <> ''", WITH_MANIFEST
-    (found,) = connection.execute(count).fetchone()
-    if found >= most:
-        raise PlatformError(
-            "the registration queue is full",
-            code="registration.full",
-            found=f"{found} platforms{' with a manifest' if platform.manifest else ''}",
-            hint="fetch certificates for those that wait: kubenclave collateral status",
-        )
+        bounds.append((f"{every} WHERE platform_manifest <> ''", WITH_MANIFEST, "platforms with a manifest"))
+    for query, most, what in bounds:
+        (found,) = connection.execute(query).fetchone()
+        if found >= most:
+            raise PlatformError(
+                "the registration queue is full",
+                code="registration.full",
+                found=f"{found} {what}",
+                hint="fetch certificates for those that wait: kubenclave collateral status",
+            )
 
 
 def _platforms(rows: Iterable[sqlite3.Row]) -> list[Platform]:

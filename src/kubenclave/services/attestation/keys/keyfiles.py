@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from joserfc.jwk import ECKey, RSAKey
 
 from kubenclave.errors import FormatError, PlatformError
-from kubenclave.services import keyfile
+from kubenclave.services import private_files
 from kubenclave.services.attestation.keys import jwk
 from kubenclave.services.attestation.keys.certificates import PrivateKey
 
@@ -62,7 +62,7 @@ def read(path: Path, algorithm: str) -> PrivateKey:
         raise missing(path, error.strerror or str(error)) from error
     try:
         status = os.fstat(descriptor)  # of what was opened, not of what has the name by now
-        if not keyfile.is_private(status):
+        if not private_files.is_private(status):
             raise _exposed(path, status)
         key = parse(os.read(descriptor, _LARGEST + 1))
     finally:
@@ -86,7 +86,7 @@ def _exposed(path: Path, status: os.stat_result) -> PlatformError:
         "others can read or replace the file of a signing key",
         code="signing-key.exposed",
         field=str(path),
-        expected=keyfile.EXPECTED,
+        expected=private_files.EXPECTED,
         found=f"{stat.filemode(status.st_mode)}, owner {status.st_uid}",
         hint=f"chown it to the service's user and chmod 0400 {path}; make a new key if others could read it",
     )

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kubenclave.dcap.describe import zulu
 from kubenclave.errors import PlatformError, UsageError
-from kubenclave.services import keyfile
+from kubenclave.services import private_files
 from kubenclave.services.database import Database
 
 MIGRATIONS: Final = (
@@ -206,9 +206,9 @@ def load_key(path: Path) -> bytes:
         raise _bad_key_file(path, error.strerror or str(error)) from None
     except ValueError:
         raise _bad_key_file(path, "something else") from None
-    if not keyfile.is_private(status):
+    if not private_files.is_private(status):
         found = f"{stat.filemode(status.st_mode)}, owner {status.st_uid}"
-        raise _bad_key_file(path, found, keyfile.EXPECTED)
+        raise _bad_key_file(path, found, private_files.EXPECTED)
     if len(key) != _KEY:
         raise _bad_key_file(path, f"{len(key)} bytes")
     return key
@@ -242,5 +242,10 @@ def _unknown(name: str) -> UsageError:
 
 def _bad_key_file(path: Path, found: str, expected: str = "64 hex digits") -> PlatformError:
     return PlatformError(
-        "the key for secrets cannot be used", code="secret.key-file", field=str(path), expected=expected, found=found
+        "the key for secrets cannot be used",
+        code="secret.key-file",
+        field=str(path),
+        expected=expected,
+        found=found,
+        hint="restore the file or its mode; a new one from `kubenclave attest secret keygen` opens no older secret",
     )

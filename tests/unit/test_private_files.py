@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from kubenclave.services.keyfile import is_private
+from kubenclave.services.private_files import is_private
 
 US = 65532
 
